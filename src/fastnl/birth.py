@@ -1,0 +1,315 @@
+"""Creating: every connection of a batch born in place by one message, then each namespace visited once."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fastnl import sweep
+from fastnl._nl import Phase, Problem, Tour, Visit
+from fastnl.errors import CallerError, Conflict, FastnlError, InternalError, InvalidValue, NetnsGone
+from fastnl.explain import explain, name_in_use
+from fastnl.links import Connection, End, Vxlan
+from fastnl.netns import RUN_NETNS, Handles, Identity, identity, open_reference, split
+from fastnl.wired import Place, Result, Wired
+
+if TYPE_CHECKING:
+    from fastnl.batch import Host
+
+# With this many ends of ours in a namespace, IPv6 is turned off through each interface's own sysctl file;
+# below, by addr_gen_mode in the message that is sent anyway.  docs/design/ipv6-off.md has the figures.
+CROWD = 256
+
+TRIES = 3  # of a create whose index was taken or whose answer was lost
+
+
+class _Item:
+    """One connection on its way into the kernel."""
+
+    __slots__ = ("connection", "created", "error", "fds", "indexes", "lower", "sender", "tries")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.fds: tuple[int, ...] = ()
+        self.indexes: tuple[int, ...] = ()
+        self.sender = -1
+        self.lower = 0
+        self.error: FastnlError | None = None
+        self.created = False
+        self.tries = 0
+
+
+def create(
+    host: Host, handles: Handles, connections: Sequence[Connection], indexes: Sequence[tuple[int, ...]] | None
+) -> list[Result]:
+    """Makes the connections; see Host.connect."""
+    items = [_Item(c) for c in connections]
+    _open(host, handles, items)
+    for i, item in enumerate(items):
+        if item.error is None:
+            item.indexes = indexes[i] if indexes is not None else host.take_indexes(len(item.connection.ends))
+    waiting = [item for item in items if item.error is None]
+    while waiting:
+        waiting = _attempt(host, handles, waiting)
+    _check_still_there(handles, items)
+    _undo(host, handles, [item for item in items if item.error is not None and item.created])
+    return [_result(host, handles, item) for item in items]
+
+
+def _result(host: Host, handles: Handles, item: _Item) -> Result:
+    if item.error is not None:
+        return Result(error=item.error, changed=False)
+    wired = Wired(item.connection, _places(handles, item))
+    host.count(wired, 1)
+    return Result(wired=wired)
+
+
+def _places(handles: Handles, item: _Item) -> tuple[Place, ...]:
+    return tuple(Place(i, handles.identity(fd)) for i, fd in zip(item.indexes, item.fds, strict=True))
+
+
+def open_end(handles: Handles, end: End, field: str) -> int:
+    """The namespace of an end; an error names the end."""
+    return open_named(handles, end.netns, field + ".netns")
+
+
+def open_named(handles: Handles, reference: str, field: str) -> int:
+    try:
+        return handles.open(reference)
+    except CallerError as e:
+        problem = e.problem if isinstance(e, InvalidValue) else e.message
+        if isinstance(e, InvalidValue):
+            raise InvalidValue(field, problem) from None
+        raise type(e)(f"{field}: {problem}", errno=e.errno, field=field) from None
+
+
+def _open(host: Host, handles: Handles, items: list[_Item]) -> None:
+    """Opens the namespaces, finds lower devices, and turns away what excludes something else in the batch."""
+    names: dict[tuple[Identity, str], str] = {}
+    ids: set[str] = set()
+    lower: list[_Item] = []
+    for item in items:
+        connection = item.connection
+        try:
+            item.fds = tuple(open_end(handles, e, "ab"[n]) for n, e in enumerate(connection.ends))
+            # a pair may be sent from anywhere; a VXLAN's tunnel stays where its message was sent from
+            underlay = connection.underlay if isinstance(connection, Vxlan) else ""
+            item.sender = open_named(handles, underlay, "vxlan.underlay")
+            if isinstance(connection, Vxlan) and connection.dev is not None:
+                lower.append(item)
+            _claim(handles, item, names, ids)
+        except CallerError as e:
+            item.error = e
+    if lower:
+        _find_lower(host, lower)
+
+
+def _claim(handles: Handles, item: _Item, names: dict[tuple[Identity, str], str], ids: set[str]) -> None:
+    connection = item.connection
+    if connection.id:
+        if connection.id in ids:
+            raise Conflict(f"id: {connection.id!r} is there twice in one request", field="id")
+        ids.add(connection.id)
+    keys = [(handles.identity(fd), e.ifname) for fd, e in zip(item.fds, connection.ends, strict=True)]
+    if len(keys) == 2 and keys[0] == keys[1]:
+        raise InvalidValue("b.ifname", f"both ends would be {keys[0][1]!r} in one namespace")
+    for n, key in enumerate(keys):
+        if key in names:
+            raise Conflict(
+                f"{'ab'[n]}.ifname: {key[1]!r} in namespace {connection.ends[n].netns!r} is taken by connection "
+                f"{names[key]!r} of the same request",
+                field=f"{'ab'[n]}.ifname",
+            )
+    names.update((key, connection.id) for key in keys)
+
+
+def _find_lower(host: Host, items: list[_Item]) -> None:
+    """Indexes of the lower devices, asked for by name in the underlay's namespaces."""
+    tour = Tour(len(items))
+    visits: dict[int, Visit] = {}
+    asked = []
+    for n, item in enumerate(items):
+        assert isinstance(item.connection, Vxlan)
+        visit = visits.get(item.sender)
+        if visit is None:
+            visit = visits[item.sender] = tour.visit(item.sender, asks=True)
+        visit.get_link(n, name=item.connection.dev)
+        asked.append((item, item.connection.dev))
+    host.run(tour)
+    found = {fd: {row.ifname: row.ifindex for row in visit.rows()} for fd, visit in visits.items()}
+    for item, dev in asked:
+        item.lower = found[item.sender].get(dev, 0)
+        if not item.lower:
+            item.error = InvalidValue("vxlan.dev", f"the underlay's namespace has no interface {dev!r}")
+
+
+def _attempt(host: Host, handles: Handles, items: list[_Item]) -> list[_Item]:
+    """One tour for the items; those to try again come back."""
+    tour = Tour(len(items))
+    visits: dict[tuple[bool, Identity], Visit] = {}
+
+    def at(fd: int, *, second: bool) -> Visit:
+        key = (second, handles.identity(fd))
+        visit = visits.get(key)
+        if visit is None:
+            visit = visits[key] = tour.visit(fd)
+        return visit
+
+    for n, item in enumerate(items):
+        item.tries += 1
+        if isinstance(item.connection, Vxlan):
+            at(item.sender, second=False).vxlan(
+                n, item.connection, item.fds[0], item.indexes[0], item.lower, host.group
+            )
+        else:
+            at(item.sender, second=False).veth(
+                n, item.connection, item.fds[0], item.indexes[0], item.fds[1], item.indexes[1], host.group
+            )
+    newcomers: Counter[Identity] = Counter()
+    for n, item in enumerate(items):
+        for end, (fd, index) in enumerate(zip(item.fds, item.indexes, strict=True)):
+            who = handles.identity(fd)
+            newcomers[who] += 1
+            furnish(host, at(fd, second=True), n, item.connection, end, index, host.population(who) + newcomers[who])
+    host.run(tour)
+    return _judge(host, handles, items, tour.problems())
+
+
+def furnish(host: Host, visit: Visit, n: int, connection: Connection, end: int, index: int, crowd: int) -> None:
+    """All that an interface gets after it was created: marks, IPv6 mode, up, addresses, routes, neighbours.
+
+    crowd: how many ends of ours the namespace holds, this one counted.
+    """
+    e = connection.ends[end]
+    addr_gen_mode = -1
+    if not e.ipv6 and (e.mtu or connection.mtu or 1500) >= 1280 and host.features.ipv6:
+        if crowd > CROWD and host.features.writable_sysctl:
+            visit.no_ipv6(n, e.ifname)
+        else:
+            addr_gen_mode = 1  # IN6_ADDR_GEN_MODE_NONE
+    visit.bring_up(n, end, index, host.alias(connection, end), addr_gen_mode)
+    visit.furnish(n, end, index, e)
+
+
+def _judge(host: Host, handles: Handles, items: list[_Item], problems: list[Problem]) -> list[_Item]:
+    """Books what became of each item; those to try again come back."""
+    first: dict[int, Problem] = {}
+    unknown: set[int] = set()
+    for problem in problems:
+        if problem.errno == 0:
+            unknown.add(problem.item)
+        elif problem.item not in first:
+            first[problem.item] = problem
+    again = []
+    collided = []
+    for n, item in enumerate(items):
+        found = first.get(n)
+        item.created = found is None or found.phase != Phase.CREATE
+        if found is None:
+            continue
+        if found.phase == Phase.CREATE and found.errno in (errno.EEXIST, errno.EBUSY):
+            collided.append((item, found))
+        else:
+            item.error = explain(item.connection, found)
+    if collided:
+        again += _after_collision(host, collided)
+    lost = [items[n] for n in sorted(unknown - first.keys())]
+    if lost:
+        again += _read_back(host, handles, lost)
+    return again
+
+
+def _after_collision(host: Host, collided: list[tuple[_Item, Problem]]) -> list[_Item]:
+    """EEXIST and EBUSY at create: is it a name, the VNI or an index?"""
+    tour = Tour(len(collided))
+    visits = []
+    for n, (item, _) in enumerate(collided):
+        for end, fd in enumerate(item.fds):
+            visit = tour.visit(fd, asks=True)
+            visit.get_link(n * 2 + end, name=item.connection.ends[end].ifname)
+            visits.append((item, end, visit))
+    host.run(tour)
+    for item, end, visit in visits:
+        rows = visit.rows()
+        if rows and item.error is None:
+            item.error = name_in_use(item.connection, end, rows[0].kind)
+    again = []
+    for item, problem in collided:
+        if item.error is not None:
+            continue
+        vni_taken = isinstance(item.connection, Vxlan) and "VNI" in problem.ext_ack
+        if vni_taken or item.tries >= TRIES:
+            item.error = explain(item.connection, problem)
+            continue
+        item.indexes = host.take_indexes(len(item.connection.ends))
+        again.append(item)
+    return again
+
+
+def _read_back(host: Host, handles: Handles, items: list[_Item]) -> list[_Item]:
+    """Settles items whose acknowledgements were lost: by looking whether they were created.
+
+    One that was is removed, so that every item goes one way: it is made again, now with an answer to every
+    single message.
+    """
+    tour = Tour(len(items))
+    visits = []
+    for n, item in enumerate(items):
+        visit = tour.visit(item.fds[0], asks=True)
+        visit.get_link(n, item.indexes[0])
+        visits.append(visit)
+    host.run(tour)
+    there = [item for item, visit in zip(items, visits, strict=True) if visit.rows()]
+    for item in there:
+        item.created = True
+    _undo(host, handles, there)
+    again = []
+    for item in items:
+        item.created = False
+        if item.tries >= TRIES:
+            item.error = InternalError("the kernel's answers were lost again and again (ENOBUFS)", phase="create")
+        else:
+            item.indexes = host.take_indexes(len(item.connection.ends))
+            again.append(item)
+    return again
+
+
+def _undo(host: Host, handles: Handles, items: list[_Item]) -> None:
+    """Removes what was made of connections that failed."""
+    if items:
+        sweep.sweep(host, [sweep.Target(i.connection.ends, i.fds, i.indexes) for i in items])
+
+
+def _check_still_there(handles: Handles, items: list[_Item]) -> None:
+    """A namespace that was let go during the batch takes its interfaces along as soon as we close it."""
+    verdicts: dict[tuple[str, int], bool] = {}
+    for item in items:
+        if item.error is not None:
+            continue
+        for n, (fd, end) in enumerate(zip(item.fds, item.connection.ends, strict=True)):
+            key = (end.netns, fd)
+            if key not in verdicts:
+                verdicts[key] = still_there(end.netns, handles.identity(fd))
+            if not verdicts[key]:
+                field = f"{'ab'[n]}.netns"
+                item.error = NetnsGone(f"{field}: namespace {end.netns!r} went away meanwhile", field=field)
+                break
+
+
+def still_there(reference: str, who: Identity) -> bool:
+    """Whether a reference still means the same namespace."""
+    kind, value = split(reference)
+    path = {"": "/proc/thread-self/ns/net", "name": f"{RUN_NETNS}/{value}", "file": value}.get(kind)
+    try:
+        if path is not None:
+            return os.stat(path).st_ino == who.inode
+        fd = open_reference(reference)
+    except (OSError, CallerError):
+        return False
+    try:
+        return identity(fd) == who
+    finally:
+        os.close(fd)

@@ -1,0 +1,277 @@
+"""Changing: from what is wired to what is wanted, by the fewest messages, all or nothing."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from fastnl import birth, sweep
+from fastnl._nl import Phase, Problem, Tour, Visit
+from fastnl.errors import CallerError, FastnlError, InternalError, NetnsGone
+from fastnl.explain import explain, name_in_use
+from fastnl.links import Connection, End, Veth, Vxlan
+from fastnl.netns import Handles
+from fastnl.wired import Move, Place, Result, Wired
+
+if TYPE_CHECKING:
+    from fastnl.batch import Host
+
+
+def in_place(old: Connection, new: Connection) -> bool:
+    """Whether one can become the other without being made anew."""
+    if type(old) is not type(new) or any(
+        o.netns != n.netns or o.queues != n.queues for o, n in zip(old.ends, new.ends, strict=True)
+    ):
+        return False
+    if isinstance(old, Vxlan) and isinstance(new, Vxlan):
+        # only the end and the MTU of a VXLAN can change while it lives
+        return replace(old, a=new.a, mtu=new.mtu) == new
+    # an MTU, MAC or queue length that is no longer asked for has no value to go back to
+    return not any(
+        _mtu(o, old) is not None and _mtu(n, new) is None or o.mac is not None and n.mac is None
+        or o.txqlen is not None and n.txqlen is None
+        for o, n in zip(old.ends, new.ends, strict=True)
+    )  # fmt: skip
+
+
+def _mtu(end: End, connection: Connection) -> int | None:
+    return connection.inner_mtu if isinstance(connection, Vxlan) else end.mtu or connection.mtu
+
+
+def update(host: Host, handles: Handles, changes: Sequence[tuple[Wired, Connection]]) -> list[Result]:
+    """See Host.update."""
+    results: list[Result | None] = [None] * len(changes)
+    alter: list[int] = []
+    anew: list[int] = []
+    for n, (wired, new) in enumerate(changes):
+        if wired.connection == new:
+            results[n] = Result(wired=wired, changed=False)
+        elif in_place(wired.connection, new):
+            alter.append(n)
+        else:
+            anew.append(n)
+    for n, result in zip(alter, _alter(host, handles, [changes[n] for n in alter]), strict=True):
+        if result is None:  # this kernel cannot rename an interface that is up
+            anew.append(n)
+        else:
+            results[n] = result
+    for n, result in zip(anew, _recreate(host, handles, [changes[n] for n in anew]), strict=True):
+        results[n] = result
+    return [r for r in results if r is not None]
+
+
+# -- in place --------------------------------------------------------------------------------------
+
+
+def _alter(host: Host, handles: Handles, changes: Sequence[tuple[Wired, Connection]]) -> list[Result | None]:
+    """Changes in place; None where the kernel refuses to rename an interface that is up."""
+    results: list[Result | None] = [None] * len(changes)
+    tour = Tour(len(changes))
+    visits: dict[int, Visit] = {}
+    for n, (wired, new) in enumerate(changes):
+        try:
+            fds = _reach(handles, wired)
+        except CallerError as e:
+            results[n] = Result(wired=wired, error=e, changed=False)
+            continue
+        for end, fd in enumerate(fds):
+            visit = visits.get(fd)
+            if visit is None:
+                visit = visits[fd] = tour.visit(fd)
+            _write_changes(host, visit, n, end, wired, new)
+    host.run(tour)
+    first: dict[int, Problem] = {}
+    for problem in tour.problems():
+        first.setdefault(problem.item, problem)
+    back = []
+    for n, (wired, new) in enumerate(changes):
+        found = first.get(n)
+        if results[n] is not None:
+            continue
+        if found is None:
+            results[n] = Result(wired=Wired(new, wired.places))
+            continue
+        back.append(n)
+        if found.errno == errno.EBUSY and found.phase == Phase.CHANGE:
+            continue
+        results[n] = Result(wired=wired, error=_change_error(new, found), changed=False)
+    if back:
+        _take_back(host, handles, [changes[n] for n in back])
+    return results
+
+
+def _change_error(new: Connection, found: Problem) -> FastnlError:
+    if found.errno == errno.EEXIST and found.phase == Phase.CHANGE:
+        return name_in_use(new, found.end, "")
+    return explain(new, found)
+
+
+def _reach(handles: Handles, wired: Wired) -> tuple[int, ...]:
+    """The open namespaces of a wired connection, each checked to be the one it was wired in."""
+    fds = []
+    for n, (end, place) in enumerate(zip(wired.connection.ends, wired.places, strict=True)):
+        fd = birth.open_end(handles, end, "ab"[n])
+        if handles.identity(fd) != place.netns:
+            field = f"{'ab'[n]}.netns"
+            raise NetnsGone(f"{field}: {end.netns!r} means another namespace than before", field=field)
+        fds.append(fd)
+    return tuple(fds)
+
+
+def _write_changes(host: Host, visit: Visit, n: int, end: int, wired: Wired, new: Connection) -> None:
+    """The messages that turn one end into what it shall be; what goes goes first, so that it is not in the way."""
+    old = wired.connection
+    o, w, index = old.ends[end], new.ends[end], wired.places[end].ifindex
+    for i, neighbour in enumerate(o.neighbours):
+        if neighbour not in w.neighbours:
+            visit.neighbour(n, index, neighbour, False, end, i, soft=True)
+    for i, route in enumerate(o.routes):
+        if route not in w.routes:
+            visit.route(n, index, route, False, end, i, soft=True)
+    for i, address in enumerate(o.addresses):
+        if address not in w.addresses:
+            visit.address(n, index, address, False, end, i, soft=True)
+    mtu, alias = _mtu(w, new), host.alias(new, end)
+    if mtu != _mtu(o, old) or w.mac != o.mac or w.txqlen != o.txqlen or w.ifname != o.ifname:
+        visit.change(
+            n,
+            index,
+            end=end,
+            name=w.ifname if w.ifname != o.ifname else None,
+            mtu=mtu if mtu != _mtu(o, old) else None,
+            mac=w.mac if w.mac != o.mac else None,
+            txqlen=w.txqlen if w.txqlen != o.txqlen else None,
+        )
+    if alias != host.alias(old, end):
+        visit.change(n, index, end=end, alias=alias)
+    for i, address in enumerate(w.addresses):
+        if address not in o.addresses:
+            visit.address(n, index, address, True, end, i)
+    # removing an address takes the routes with it that had it as source or were reached through it
+    routes_lost = any(a not in w.addresses for a in o.addresses)
+    for i, route in enumerate(w.routes):
+        if route not in o.routes:
+            visit.route(n, index, route, True, end, i)
+        elif routes_lost:
+            visit.route(n, index, route, True, end, i, replace=True)
+    for i, neighbour in enumerate(w.neighbours):
+        if neighbour not in o.neighbours:
+            visit.neighbour(n, index, neighbour, True, end, i)
+
+
+def _take_back(host: Host, handles: Handles, changes: Sequence[tuple[Wired, Connection]]) -> None:
+    """Undoes changes of which a part failed; what was not done yet fails again, which is fine."""
+    tour = Tour(len(changes), False)
+    for n, (wired, new) in enumerate(changes):
+        for end, fd in enumerate(_reach(handles, wired)):
+            _write_changes(host, tour.visit(fd), n, end, Wired(new, wired.places), wired.connection)
+    host.run(tour)
+
+
+# -- anew ------------------------------------------------------------------------------------------
+
+
+def _recreate(host: Host, handles: Handles, changes: Sequence[tuple[Wired, Connection]]) -> list[Result]:
+    """Removes and makes anew; where the new one cannot be made, the old one is made again."""
+    if not changes:
+        return []
+    removed = sweep.remove(host, handles, [wired for wired, _ in changes])
+    going = [n for n, r in enumerate(removed) if r.error is None]
+    made = birth.create(host, handles, [changes[n][1] for n in going], None)
+    failed = [n for n, r in zip(going, made, strict=True) if r.error is not None]
+    again = birth.create(host, handles, [changes[n][0].connection for n in failed], None)
+    results = dict(enumerate(removed)) | dict(zip(going, made, strict=True))
+    for n, old in zip(failed, again, strict=True):
+        error = results[n].error
+        if old.wired is None and error is not None:
+            error.message += f"; and what was there before could not be restored: {old.error}"
+        results[n] = Result(wired=old.wired, error=error, changed=old.wired is None)
+    return [results[n] for n in range(len(changes))]
+
+
+# -- moves -----------------------------------------------------------------------------------------
+
+
+def move(host: Host, handles: Handles, moves: Sequence[Move]) -> list[Result]:
+    """See Host.move."""
+    results: list[Result | None] = [None] * len(moves)
+    anew: list[tuple[int, Connection]] = []
+    real: list[tuple[int, Connection]] = []
+    for n, m in enumerate(moves):
+        try:
+            new = elsewhere(m)
+        except CallerError as e:
+            results[n] = Result(wired=m.wired, error=e, changed=False)
+            continue
+        if new == m.wired.connection:
+            results[n] = Result(wired=m.wired, changed=False)
+        else:
+            (real if m.mode == "move" else anew).append((n, new))
+    for n, new in real:
+        # one after another: each costs grace periods that no batch can share
+        results[n] = _move(host, handles, moves[n], new)
+    recreated = _recreate(host, handles, [(moves[n].wired, new) for n, new in anew])
+    for (n, _), result in zip(anew, recreated, strict=True):
+        results[n] = result
+    return [r for r in results if r is not None]
+
+
+def elsewhere(m: Move) -> Connection:
+    """The connection with one end in its new namespace.  Raises InvalidValue."""
+    old = m.wired.connection
+    e = old.ends[m.end]
+    moved = End(
+        m.netns, e.ifname, e.addresses, mac=e.mac, mtu=e.mtu, routes=e.routes, neighbours=e.neighbours,
+        queues=e.queues, txqlen=e.txqlen, where="ab"[m.end],
+    )  # fmt: skip
+    if isinstance(old, Veth):
+        return replace(old, a=moved) if m.end == 0 else replace(old, b=moved)
+    return replace(old, a=moved)
+
+
+def _move(host: Host, handles: Handles, m: Move, new: Connection) -> Result:
+    wired = m.wired
+    try:
+        source = _reach(handles, wired)[m.end]
+        target = birth.open_end(handles, new.ends[m.end], "ab"[m.end])
+    except CallerError as e:
+        return Result(wired=wired, error=e, changed=False)
+    places = list(wired.places)
+    places[m.end] = Place(wired.places[m.end].ifindex, handles.identity(target))
+    moved = Wired(new, tuple(places))
+    if handles.identity(target) == handles.identity(source):
+        return Result(wired=moved, changed=False)
+    error = _carry(host, wired.connection, new, m.end, places[m.end].ifindex, source, target)
+    if error is None:
+        host.count(wired, -1)
+        host.count(moved, 1)
+        return Result(wired=moved)
+    if error.phase == "move":
+        return Result(wired=wired, error=error, changed=False)
+    back = _carry(host, new, wired.connection, m.end, places[m.end].ifindex, target, source)
+    if back is not None:
+        error.message += f"; and it could not be taken back: {back}"
+    return Result(wired=wired if back is None else None, error=error, changed=back is not None)
+
+
+def _carry(
+    host: Host, old: Connection, new: Connection, end: int, index: int, source: int, target: int
+) -> FastnlError | None:
+    """Moves one interface and furnishes it again: it arrives down, without addresses, routes and neighbours."""
+    tour = Tour(1)
+    # going down first is part of the move anyway; as its own message it costs no more
+    tour.visit(source).move(0, index, target, end=end)
+    arrival = tour.visit(target)
+    birth.furnish(host, arrival, 0, new, end, index, 1)
+    host.run(tour)
+    for problem in tour.problems():
+        if problem.errno == 0:
+            return InternalError("the kernel's answer to a move was lost", phase="move")
+        if problem.phase == Phase.MOVE and problem.errno == errno.EEXIST:
+            error: FastnlError = name_in_use(new, end, "")
+            error.phase = "move"
+            return error
+        return explain(new if problem.phase != Phase.MOVE else old, problem)
+    return None

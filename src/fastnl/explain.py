@@ -1,0 +1,109 @@
+"""From an errno to an error that says which value is at fault and what to do about it."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from fastnl._nl import Phase, Problem
+from fastnl.errors import FastnlError, KernelError, NameInUse, NoPermission, VniInUse
+from fastnl.links import Connection, Vxlan
+
+PHASE_NAMES = {
+    Phase.CREATE: "create",
+    Phase.UP: "up",
+    Phase.ADDRESS: "address",
+    Phase.ROUTE: "route",
+    Phase.NEIGHBOUR: "neighbour",
+    Phase.CHANGE: "change",
+    Phase.MOVE: "move",
+    Phase.MARK: "mark",
+    Phase.DELETE: "delete",
+    Phase.RULE: "rule",
+    Phase.QUERY: "query",
+    Phase.RAW: "raw",
+}
+
+# what to do, by phase and errno; the first line of the message says what failed
+HINTS = {
+    (Phase.ROUTE, errno.ENETUNREACH): "no address of this end covers the next hop; add one, or set onlink",
+    (Phase.ROUTE, errno.EHOSTUNREACH): "no address of this end covers the next hop; add one, or set onlink",
+    (Phase.ROUTE, errno.EEXIST): "the namespace has a route to that destination with that metric already",
+    (Phase.ROUTE, errno.EINVAL): "the next hop or source address does not fit this end's addresses",
+    (Phase.ADDRESS, errno.EEXIST): "the namespace has that address already",
+    (Phase.ADDRESS, errno.EACCES): "IPv6 is switched off in that namespace (disable_ipv6)",
+    (Phase.ADDRESS, errno.EAFNOSUPPORT): "this kernel runs without that address family",
+    (Phase.ADDRESS, errno.EOPNOTSUPP): "this kernel runs without that address family",
+    (Phase.ADDRESS, errno.ENODEV): "the interface is gone, or IPv6 is off on it (its MTU is below 1280)",
+    (Phase.ROUTE, errno.EAFNOSUPPORT): "this kernel runs without that address family",
+    (Phase.ROUTE, errno.EOPNOTSUPP): "this kernel runs without that address family",
+    (Phase.NEIGHBOUR, errno.ENOBUFS): "the neighbour table is full: raise net.ipv4.neigh.default.gc_thresh3",
+    (Phase.CREATE, errno.EOPNOTSUPP): "this kernel has no driver of that kind; load the module",
+    (Phase.CREATE, errno.ENOBUFS): "the kernel is out of memory or of interface numbers",
+    (Phase.UP, errno.EADDRINUSE): "another program has the UDP port of the tunnel",
+    (Phase.UP, errno.EADDRNOTAVAIL): "the tunnel's local address is not an address of the underlay",
+    (Phase.UP, errno.ENODEV): "somebody deleted the interface meanwhile",
+}
+
+
+def field_of(connection: Connection, problem: Problem) -> str:
+    """Path of the value that a message was made from, e.g. "a.routes[2]"."""
+    end = "ab"[problem.end] if problem.end < 2 else "a"
+    field = {Phase.ADDRESS: "addresses", Phase.ROUTE: "routes", Phase.NEIGHBOUR: "neighbours"}.get(problem.phase)
+    if field:
+        return f"{end}.{field}[{problem.place}]"
+    if problem.phase == Phase.CREATE:
+        return "vxlan" if isinstance(connection, Vxlan) else ""
+    return end
+
+
+def _value_at(connection: Connection, problem: Problem) -> str:
+    if problem.end >= len(connection.ends):
+        return ""
+    end = connection.ends[problem.end]
+    values = {Phase.ADDRESS: end.addresses, Phase.ROUTE: end.routes, Phase.NEIGHBOUR: end.neighbours}
+    listed: tuple[object, ...] = values.get(problem.phase, ())
+    if problem.place < len(listed):
+        value = listed[problem.place]
+        return str(getattr(value, "text", value))
+    return end.ifname
+
+
+def explain(connection: Connection, problem: Problem) -> FastnlError:
+    """The error of a message that failed; name collisions at create need a look first, see birth.py."""
+    phase = PHASE_NAMES.get(problem.phase, "")
+    field = field_of(connection, problem)
+    words = os.strerror(problem.errno) if problem.errno else "the kernel's answer was lost"
+    said = f" ({problem.ext_ack})" if problem.ext_ack else ""
+    subject = _value_at(connection, problem) if problem.phase != Phase.CREATE else connection.kind
+    message = f"{field + ': ' if field else ''}{phase} {subject}: {words}{said}"
+    details = {
+        "errno": problem.errno,
+        "ext_ack": problem.ext_ack,
+        "offset": problem.offset,
+        "phase": phase,
+        "field": field,
+    }
+    if problem.errno == errno.EPERM:
+        return NoPermission(f"{message}; CAP_NET_ADMIN is needed in every namespace concerned", **details)
+    if problem.phase == Phase.CREATE and problem.errno == errno.EEXIST and isinstance(connection, Vxlan):
+        details["field"] = "vxlan.vni"
+        return VniInUse(
+            f"vxlan.vni: {connection.vni} on port {connection.port} has a tunnel already in the underlay's "
+            f"namespace {connection.underlay!r}",
+            **details,
+        )
+    hint = HINTS.get((problem.phase, problem.errno))
+    return KernelError(f"{message}; {hint}" if hint else message, **details)
+
+
+def name_in_use(connection: Connection, end: int, kind: str) -> NameInUse:
+    """An interface that is not ours has the name; it is left alone."""
+    e = connection.ends[end]
+    return NameInUse(
+        f"{'ab'[end]}.ifname: namespace {e.netns!r} has an interface {e.ifname!r} already"
+        f" ({kind or 'physical or loopback'}); fastnl never touches what it did not make",
+        errno=errno.EEXIST,
+        phase="create",
+        field=f"{'ab'[end]}.ifname",
+    )

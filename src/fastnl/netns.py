@@ -1,0 +1,254 @@
+"""References to network namespaces, and the short time in which they are held open.
+
+A reference is text:
+
+    ""                  the caller's own namespace
+    blue, name:blue     /run/netns/blue, as `ip netns` makes them
+    file:/path          a bind mount or /proc/PID/ns/net
+    pid:123             of a process; a pidfd keeps a reused pid from being taken for it
+    inode:4026532008    by inode number, found among processes and /run/netns
+
+An open descriptor keeps a namespace alive, so Handles is a context manager that closes everything at the
+end of a batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import select
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from fastnl._nl import netns_identity, new_netns, open_netns
+from fastnl.errors import CallerError, InvalidValue, NetnsNotFound, NoPermission
+
+RUN_NETNS = "/run/netns"
+PIDFD_GET_NET_NAMESPACE = 0xFF04  # _IO(0xFF, 4), include/uapi/linux/pidfd.h, Linux 6.11
+
+
+class Identity(NamedTuple):
+    """What tells one namespace from another: `inode`, and `id`, which is never given twice in one boot.
+
+    id is 0 before Linux 6.18; inode numbers are given again soon after a namespace has died.
+    """
+
+    inode: int
+    id: int
+
+
+def split(reference: str) -> tuple[str, str]:
+    """("name", "blue") for "blue" or "name:blue"; ("", "") for the caller's own.
+
+    Raises InvalidValue for a reference that cannot be one.
+    """
+    if not isinstance(reference, str):
+        raise InvalidValue("netns", f"must be text, not {type(reference).__name__}")
+    if reference == "":
+        return "", ""
+    kind, colon, value = reference.partition(":")
+    if not colon:
+        kind, value = "name", reference
+    if "\0" in value or not value.isprintable():
+        raise InvalidValue("netns", f"{reference!r} holds characters that cannot be printed")
+    if kind == "name":
+        if not value or "/" in value or value in (".", "..") or len(value) > 255:
+            raise InvalidValue("netns", f"{reference!r}: {value!r} cannot be the name of a namespace")
+    elif kind == "file":
+        if not value.startswith("/"):
+            raise InvalidValue("netns", f"{reference!r}: the path must begin with /")
+    elif kind in ("pid", "inode"):
+        if not (value.isascii() and value.isdigit()) or not 0 < int(value) < 1 << 63:
+            raise InvalidValue("netns", f"{reference!r}: {value!r} is not a number")
+    elif kind == "microservice":
+        raise InvalidValue("netns", f"{reference!r}: microservices are known to the engine's northbounds only")
+    else:
+        raise InvalidValue(
+            "netns", f"{reference!r}: {kind!r} is none of name, file, pid, inode; a plain name has no colon"
+        )
+    return kind, value
+
+
+def canonical(reference: str) -> str:
+    """One spelling for each way to say the same: "name:blue" becomes "blue"."""
+    kind, value = split(reference)
+    if kind == "name":
+        return value
+    return f"{kind}:{value}" if kind else ""
+
+
+def open_reference(reference: str) -> int:
+    """The namespace as a descriptor; the caller closes it.
+
+    Raises InvalidValue, NetnsNotFound (with what to do) or NoPermission.
+    """
+    kind, value = split(reference)
+    path = {
+        "": "/proc/thread-self/ns/net",
+        "name": f"{RUN_NETNS}/{value}",
+        "file": value,
+    }.get(kind)
+    try:
+        if path is not None:
+            return open_netns(path)
+        if kind == "pid":
+            return _open_pid(int(value))
+        return _open_inode(int(value))
+    except OSError as e:
+        raise _not_found(reference, kind, value, e) from None
+
+
+def _not_found(reference: str, kind: str, value: str, e: OSError) -> CallerError:
+    if e.errno in (errno.EACCES, errno.EPERM):
+        return NoPermission(f"namespace {reference!r}: {e.strerror}; root or CAP_SYS_PTRACE is needed", errno=e.errno)
+    if e.errno in (errno.EMFILE, errno.ENFILE):
+        return NetnsNotFound(f"namespace {reference!r}: {e.strerror}; raise the limit of open files", errno=e.errno)
+    if e.errno == errno.EINVAL:
+        why = f"{e.filename or value} is there but is no network namespace"
+        if kind == "name":
+            why += " (a plain file: its mount did not propagate here, or its maker died)"
+    elif kind == "name":
+        why = f"there is no {RUN_NETNS}/{value}; `ip netns add {value}` would make it"
+    elif kind == "pid":
+        why = f"there is no process {value}"
+    elif kind == "inode":
+        why = f"no process and no file in {RUN_NETNS} has a namespace with inode {value}"
+    else:
+        why = e.strerror or str(e)
+    return NetnsNotFound(f"namespace {reference!r}: {why}", errno=e.errno or 0)
+
+
+def _open_pid(pid: int) -> int:
+    """A process's namespace without the race of its pid being given to another one."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        try:
+            return fcntl.ioctl(pidfd, PIDFD_GET_NET_NAMESPACE)
+        except OSError as e:
+            if e.errno not in (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+        fd = open_netns(f"/proc/{pid}/ns/net")
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if poll.poll(0):  # it has ended, so /proc/PID may have been somebody else's
+            os.close(fd)
+            raise ProcessLookupError(errno.ESRCH, "No such process")
+        return fd
+    finally:
+        os.close(pidfd)
+
+
+def _open_inode(inode: int) -> int:
+    for path in _candidates():
+        try:
+            if os.stat(path).st_ino != inode:
+                continue
+            fd = open_netns(path)
+        except OSError:
+            continue
+        if os.fstat(fd).st_ino == inode:
+            return fd
+        os.close(fd)
+    raise FileNotFoundError(errno.ENOENT, "No such namespace")
+
+
+def _candidates() -> Iterator[str]:
+    yield "/proc/self/ns/net"
+    with contextlib.suppress(OSError):
+        yield from (f"{RUN_NETNS}/{name}" for name in os.listdir(RUN_NETNS))
+    yield from (f"/proc/{pid}/ns/net" for pid in os.listdir("/proc") if pid.isdigit())
+
+
+def identity(fd: int) -> Identity:
+    """Who the namespace behind an open descriptor is."""
+    return Identity(*netns_identity(fd))
+
+
+class Handles:
+    """Open namespaces of one batch, each reference opened once, all closed at the end.
+
+    Two references may name one namespace: identity(fd) tells.
+    """
+
+    def __init__(self) -> None:
+        self._fds: dict[str, int] = {}
+        self._failed: dict[str, CallerError] = {}
+        self._who: dict[int, Identity] = {}
+
+    def __enter__(self) -> Handles:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open(self, reference: str) -> int:
+        """The descriptor of a reference, valid until close.
+
+        A reference that failed once fails the same way for the rest of the batch.
+        """
+        fd = self._fds.get(reference)
+        if fd is not None:
+            return fd
+        if reference in self._failed:
+            raise self._failed[reference]
+        try:
+            fd = open_reference(reference)
+        except CallerError as e:
+            self._failed[reference] = e
+            raise
+        self._fds[reference] = fd
+        return fd
+
+    def identity(self, fd: int) -> Identity:
+        who = self._who.get(fd)
+        if who is None:
+            who = self._who[fd] = identity(fd)
+        return who
+
+    def close(self) -> None:
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+        self._who.clear()
+        self._failed.clear()
+
+
+def create(name: str) -> None:
+    """Makes a named namespace, as `ip netns add` does.
+
+    Raises FileExistsError, InvalidValue, OSError.
+    """
+    kind, value = split(name)
+    if kind != "name":
+        raise InvalidValue("netns", f"{name!r}: only a named namespace can be made")
+    os.makedirs(RUN_NETNS, mode=0o755, exist_ok=True)
+    path = f"{RUN_NETNS}/{value}"
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
+    try:
+        os.close(new_netns(path))
+    except BaseException:
+        os.unlink(path)
+        raise
+
+
+def remove(name: str) -> None:
+    """Lets a named namespace go, as `ip netns delete` does; it ends when nobody uses it any more.
+
+    Raises FileNotFoundError.
+    """
+    _, value = split(name)
+    path = Path(RUN_NETNS) / value
+    _umount(str(path))
+    path.unlink()
+
+
+def _umount(path: str) -> None:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    # EINVAL: a plain file without a mount, which unlink removes all the same
+    if libc.umount2(os.fsencode(path), 2) and ctypes.get_errno() not in (errno.EINVAL, errno.ENOENT):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)

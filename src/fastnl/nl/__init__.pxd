@@ -1,0 +1,1 @@
+# Makes the kernel declarations importable as fastnl.nl.uapi at compile time.

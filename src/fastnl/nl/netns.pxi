@@ -1,0 +1,124 @@
+# Network namespaces as file descriptors: opened only after a look at what they are, and made.
+
+def open_netns(str path not None) -> int:
+    """Opens the network namespace behind a path; the caller closes the descriptor.
+
+    The path is looked at through O_PATH first, so that nothing but a namespace is ever really opened: an
+    open of a FIFO would hang and an open of a device may act.  /run/netns holds plain files where a
+    mount did not propagate or its maker died.
+
+    Raises OSError: ENOENT and the like from the open, EINVAL for what is no network namespace.
+    """
+    cdef bytes raw = os.fsencode(path)
+    cdef const char *p = raw
+    cdef char again[40]
+    cdef statfs_s fs
+    cdef int fd = -1, look, err = 0
+    with nogil:
+        look = c_open(p, O_PATH | O_CLOEXEC)
+        if look < 0:
+            err = errno
+        elif c_fstatfs(look, &fs) != 0:
+            err = errno
+        elif fs.f_type != NSFS_MAGIC:
+            err = EINVAL
+        else:
+            snprintf(again, sizeof(again), b"/proc/self/fd/%d", look)
+            fd = c_open(again, O_RDONLY | O_CLOEXEC)
+            if fd < 0:
+                err = errno
+            elif c_ioctl(fd, NS_GET_NSTYPE) != CLONE_NEWNET:
+                err = EINVAL
+                c_close(fd)
+        if look >= 0:
+            c_close(look)
+    if err:
+        raise OSError(err, strerror(err).decode(), path)
+    return fd
+
+
+def netns_identity(int fd) -> tuple:
+    """(inode, id) of an open network namespace.
+
+    The inode alone is given to another namespace soon after this one dies.  The id is never given twice
+    in one boot: ioctl NS_GET_ID (6.18), or 0 where the kernel has none.
+    """
+    cdef stat_s st
+    cdef uint64_t ns_id = 0
+    if c_fstat(fd, &st) != 0:
+        raise OSError(errno, strerror(errno).decode())
+    if c_ioctl(fd, NS_GET_ID, &ns_id) != 0:
+        ns_id = 0
+    return st.st_ino, ns_id
+
+
+cdef struct Birth:
+    int fd                  # of the new namespace, -1 on failure
+    int err
+    const char *target      # bind-mount it here, NULL: only the descriptor
+
+
+cdef int enter_new_netns(Birth *birth) noexcept nogil:
+    cdef char own[64]
+    if unshare(CLONE_NEWNET) != 0:
+        return errno
+    # a thread's own namespaces are under its task, /proc/self shows the main thread's
+    snprintf(own, sizeof(own), b"/proc/self/task/%d/ns/net", gettid())
+    if birth.target != NULL and c_mount(own, birth.target, b"none", MS_BIND, NULL) != 0:
+        return errno
+    birth.fd = c_open(own, O_RDONLY | O_CLOEXEC)
+    return 0 if birth.fd >= 0 else errno
+
+
+cdef void *birth_main(void *arg) noexcept nogil:
+    cdef Birth *birth = <Birth *>arg
+    birth.err = enter_new_netns(birth)
+    return NULL
+
+
+def new_netns(str target=None) -> int:
+    """A new, empty network namespace as a descriptor; with `target`, an existing file, it is bind-mounted there too.
+
+    Made on a thread that ends at once: unshare changes the thread for good.  The namespace lives as long
+    as the descriptor or the mount.  Raises OSError (EPERM without CAP_SYS_ADMIN).
+    """
+    cdef Birth birth
+    cdef bytes raw = os.fsencode(target) if target is not None else b""
+    cdef int failed
+    birth.fd = -1
+    birth.err = 0
+    birth.target = <const char *>raw if target is not None else NULL
+    with nogil:
+        failed = on_own_thread(birth_main, &birth)
+    if failed or birth.err:
+        failed = failed or birth.err
+        raise OSError(failed, strerror(failed).decode(), target)
+    return birth.fd
+
+
+cdef int on_own_thread(void *(*main)(void *) noexcept nogil, void *arg) noexcept nogil:
+    """Runs `main` on a thread made for it and waits for its end; errno of the failure to do so, or 0.
+
+    A thread that goes into other namespaces is never used again, so it need not find its way back: no
+    Python ever runs on it, and no signal handler either.
+    """
+    cdef pthread_t thread
+    cdef int err = start_thread(&thread, main, arg)
+    if err == 0:
+        err = pthread_join(thread, NULL)
+    return err
+
+
+cdef int start_thread(pthread_t *thread, void *(*main)(void *) noexcept nogil, void *arg) noexcept nogil:
+    cdef pthread_attr_t attr
+    cdef sigset_t every, before
+    cdef int err = pthread_attr_init(&attr)
+    if err:
+        return err
+    pthread_attr_setstacksize(&attr, 256 * 1024)
+    sigfillset(&every)
+    pthread_sigmask(SIG_SETMASK, &every, &before)
+    err = pthread_create(thread, &attr, main, arg)
+    pthread_sigmask(SIG_SETMASK, &before, NULL)
+    pthread_attr_destroy(&attr)
+    return err
