@@ -1,0 +1,215 @@
+"""Clients of the engine, for ordinary and for asyncio programs.
+
+with Client() as engine:
+    for result in engine.connect([{"id": "c1", "kind": "veth", "a": {...}, "b": {...}}]):
+        print(result)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgpack
+import zmq
+import zmq.asyncio
+
+from fastnl_engine.config import client_endpoint
+
+Connection = Mapping[str, Any]
+Result = dict[str, Any]
+
+PAGE = 1000  # records of one `list` request
+
+
+class EngineError(Exception):
+    """The engine refused a whole request; `code` is one of the protocol's, `error` all that it said."""
+
+    def __init__(self, error: dict[str, Any]) -> None:
+        super().__init__(f"{error.get('code')}: {error.get('message')}")
+        self.code: str = error.get("code", "internal")
+        self.error = error
+
+
+class NoEngine(Exception):
+    """Nobody answered within the time limit."""
+
+
+def _pack(id_: int, op: str, fields: dict[str, Any]) -> bytes:
+    return msgpack.packb({"v": 1, "id": id_, "op": op, **{k: v for k, v in fields.items() if v is not None}})
+
+
+def _unpack(frame: bytes) -> dict[str, Any]:
+    return msgpack.unpackb(frame, strict_map_key=False)
+
+
+def _results(reply: dict[str, Any]) -> list[Result]:
+    if "error" in reply:
+        raise EngineError(reply["error"])
+    return reply["results"]
+
+
+class Client:
+    """Talks to one engine; for one thread at a time.
+
+    timeout: seconds to wait for a reply, then NoEngine.  `send` and `receive` are for programs that keep
+    several requests in flight.
+    """
+
+    def __init__(self, endpoint: str | None = None, *, timeout: float = 30.0) -> None:
+        self.endpoint = client_endpoint(endpoint)
+        self.timeout = timeout
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.connect(self.endpoint)
+        self._ids = itertools.count(1)
+        self._early: dict[Any, dict[str, Any]] = {}
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+        self._context.term()
+
+    def send(self, op: str, **fields: Any) -> int:
+        """Sends a request and returns its id without waiting."""
+        id_ = next(self._ids)
+        self._socket.send(_pack(id_, op, fields))
+        return id_
+
+    def receive(self, timeout: float | None = None) -> dict[str, Any]:
+        """The next reply, whichever request it belongs to.  Raises NoEngine."""
+        if not self._socket.poll(int((self.timeout if timeout is None else timeout) * 1000)):
+            raise NoEngine(f"no answer from {self.endpoint}; is fastnl-engine running there?")
+        return _unpack(self._socket.recv())
+
+    def request(self, op: str, **fields: Any) -> dict[str, Any]:
+        """Sends a request and waits for its reply.  Raises NoEngine."""
+        id_ = self.send(op, **fields)
+        while id_ not in self._early:
+            reply = self.receive()
+            self._early[reply.get("id")] = reply
+        return self._early.pop(id_)
+
+    def connect(self, connections: Sequence[Connection], *, wait: bool = False) -> list[Result]:
+        """One result per connection; raises EngineError only when the whole request is refused."""
+        return _results(self.request("connect", connections=list(connections), wait=wait))
+
+    def disconnect(self, ids: Sequence[str]) -> list[Result]:
+        return _results(self.request("disconnect", ids=list(ids)))
+
+    def move(self, moves: Sequence[Mapping[str, Any]]) -> list[Result]:
+        return _results(self.request("move", moves=list(moves)))
+
+    def list(self, **filters: Any) -> Iterator[Result]:
+        """Every record that fits (ids, netns, state, labels), page by page."""
+        after = filters.pop("after", None)
+        while True:
+            reply = self.request("list", limit=PAGE, after=after, **filters)
+            yield from _results(reply)
+            after = reply.get("after")
+            if after is None:
+                return
+
+    def verify(self, ids: Sequence[str] | None = None) -> list[Result]:  # type: ignore[valid-type]
+        return _results(self.request("verify", ids=ids))
+
+    def stats(self, ids: Sequence[str] | None = None) -> list[Result]:  # type: ignore[valid-type]
+        return _results(self.request("stats", ids=ids))
+
+    def info(self) -> Result:
+        return _results(self.request("info"))[0]
+
+
+class AsyncClient:
+    """The same for asyncio; any number of tasks may share it.  Use it in `async with`."""
+
+    def __init__(self, endpoint: str | None = None, *, timeout: float = 30.0) -> None:
+        self.endpoint = client_endpoint(endpoint)
+        self.timeout = timeout
+        self._ids = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+
+    async def __aenter__(self) -> AsyncClient:
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.connect(self.endpoint)
+        self._reader = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._reader.cancel()
+        await asyncio.gather(self._reader, return_exceptions=True)
+        self._socket.close()
+        self._context.term()
+
+    async def _read(self) -> None:
+        while True:
+            reply = _unpack(await self._socket.recv())
+            future = self._waiting.pop(reply.get("id"), None)  # type: ignore[arg-type]
+            if future is not None and not future.done():
+                future.set_result(reply)
+
+    async def request(self, op: str, **fields: Any) -> dict[str, Any]:
+        """Sends a request and waits for its reply.  Raises NoEngine."""
+        id_ = next(self._ids)
+        future = self._waiting[id_] = asyncio.get_running_loop().create_future()
+        await self._socket.send(_pack(id_, op, fields))
+        try:
+            return await asyncio.wait_for(future, self.timeout)
+        except TimeoutError:
+            raise NoEngine(f"no answer from {self.endpoint}; is fastnl-engine running there?") from None
+        finally:
+            self._waiting.pop(id_, None)
+
+    async def connect(self, connections: Sequence[Connection], *, wait: bool = False) -> list[Result]:
+        return _results(await self.request("connect", connections=list(connections), wait=wait))
+
+    async def disconnect(self, ids: Sequence[str]) -> list[Result]:
+        return _results(await self.request("disconnect", ids=list(ids)))
+
+    async def move(self, moves: Sequence[Mapping[str, Any]]) -> list[Result]:
+        return _results(await self.request("move", moves=list(moves)))
+
+    async def list(self, **filters: Any) -> AsyncIterator[Result]:
+        after = filters.pop("after", None)
+        while True:
+            reply = await self.request("list", limit=PAGE, after=after, **filters)
+            for row in _results(reply):
+                yield row
+            after = reply.get("after")
+            if after is None:
+                return
+
+    async def verify(self, ids: Sequence[str] | None = None) -> list[Result]:  # type: ignore[valid-type]
+        return _results(await self.request("verify", ids=ids))
+
+    async def stats(self, ids: Sequence[str] | None = None) -> list[Result]:  # type: ignore[valid-type]
+        return _results(await self.request("stats", ids=ids))
+
+    async def info(self) -> Result:
+        return _results(await self.request("info"))[0]
+
+
+def subscribe(endpoint: str, prefix: str = "connection.") -> Iterator[Result]:
+    """Events as they come, for ever; `prefix` of the topic chooses, e.g. "connection.up."."""
+    context = zmq.Context()
+    socket = context.socket(zmq.SUB)
+    try:
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.subscribe(prefix.encode())
+        socket.connect(endpoint)
+        while True:
+            _, body = socket.recv_multipart()
+            yield _unpack(body)
+    finally:
+        socket.close()
+        context.term()

@@ -1,0 +1,94 @@
+"""Settings: a TOML file, then FASTNL_* in the environment, then flags; the later wins."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+ENDPOINT = "ipc:///run/fastnl/engine.sock"
+EVENTS = "ipc:///run/fastnl/events.sock"
+STATE_DIR = "/var/lib/fastnl"
+
+
+class ConfigError(Exception):
+    """A setting that is not known or not possible; the message names it and where it was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What `fastnl-engine` can be told.
+
+    endpoint, events   where jobs are taken and events are published
+    state_dir          folder of the state file
+    instance           name of this engine in the mark of every interface that it makes
+    durable            wait for the disk (fsync) before a reply
+    queue              jobs that may wait; more are refused with `busy`
+    log_level          debug, info, warning or error
+    """
+
+    endpoint: str = ENDPOINT
+    events: str = EVENTS
+    state_dir: str = STATE_DIR
+    instance: str = "default"
+    durable: bool = True
+    queue: int = 10_000
+    log_level: str = "info"
+
+    @property
+    def state_file(self) -> Path:
+        return Path(self.state_dir) / "state.db"
+
+
+def load(path: str | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Config:
+    """The settings from all three places.  Raises ConfigError."""
+    config = Config()
+    if path is not None:
+        config = _apply(config, _read(path), path)
+    names = {f"FASTNL_{f.name.upper()}": f.name for f in fields(Config)}
+    config = _apply(config, {names[k]: v for k, v in environ.items() if k in names}, "the environment")
+    return _apply(config, {k: v for k, v in flags.items() if v is not None}, "the command line")
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as f:
+            return tomllib.load(f)
+    except (OSError, tomllib.TOMLDecodeError) as e:
+        raise ConfigError(f"{path}: {e}") from e
+
+
+def _apply(config: Config, values: Mapping[str, Any], where: str) -> Config:
+    known = {f.name: f.type for f in fields(Config)}
+    changes = {}
+    for name, value in values.items():
+        if name not in known:
+            raise ConfigError(f"{where}: there is no setting {name!r}; known are {', '.join(known)}")
+        changes[name] = _typed(name, value, str(known[name]), where)
+    new = replace(config, **changes)
+    if new.log_level not in ("debug", "info", "warning", "error"):
+        raise ConfigError(f"{where}: log_level {new.log_level!r} is none of debug, info, warning, error")
+    if new.queue < 1:
+        raise ConfigError(f"{where}: queue must be at least 1")
+    return new
+
+
+def _typed(name: str, value: Any, kind: str, where: str) -> Any:
+    if kind == "bool" and isinstance(value, str):
+        if value.lower() in ("1", "true", "yes", "on"):
+            return True
+        if value.lower() in ("0", "false", "no", "off"):
+            return False
+    elif kind == "int" and isinstance(value, str) and value.isascii() and value.isdigit():
+        return int(value)
+    elif type(value).__name__ == kind:
+        return value
+    raise ConfigError(f"{where}: {name} must be of type {kind}, not {value!r}")
+
+
+def client_endpoint(given: str | None) -> str:
+    """Where a client finds the engine: what it was given, FASTNL_ENDPOINT, or the default."""
+    return given or os.environ.get("FASTNL_ENDPOINT") or ENDPOINT

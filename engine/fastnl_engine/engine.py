@@ -1,0 +1,250 @@
+"""The engine's heart: what is known, what is waiting, and which cycle comes next.
+
+Used from one thread, the gateway's.  It knows no sockets: jobs come in with tickets, results go out through
+`on_result`, events through `on_event`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import fastnl
+from fastnl_engine.executor import Executor
+from fastnl_engine.model import Record, decode_connection, values_of
+from fastnl_engine.pipeline import Cycle, Pipeline
+from fastnl_engine.planner import Action, Claims, Job, plan
+from fastnl_engine.store.base import Outcome, Store
+
+CYCLE = 128  # actions of one cycle: large enough to share visits, small enough that replies flow
+
+NETNS_ERRORS = (fastnl.NetnsNotFound, fastnl.NetnsGone)
+
+ResultSink = Callable[[Any, int, dict[str, Any]], None]
+EventSink = Callable[[str, dict[str, Any]], None]
+
+
+class Engine:
+    """Takes jobs, makes cycles of them and books what became of them.
+
+    on_result(ticket, place, result)   one item's result, as in a reply
+    on_event(name, fields)             something happened to a connection
+    """
+
+    def __init__(
+        self, host: fastnl.Host, store: Store, on_result: ResultSink, on_event: EventSink, *, queue: int = 10_000
+    ) -> None:
+        self.host = host
+        self.records: dict[str, Record] = {}
+        self.claims = Claims()
+        self.queue = queue
+        self.totals = {"connected": 0, "disconnected": 0, "updated": 0, "moved": 0, "failed": 0, "cycles": 0}
+        self._on_result = on_result
+        self._on_event = on_event
+        self._backlog: deque[Job] = deque()
+        self._busy: dict[str, deque[Job]] = {}  # ids in a cycle, and the jobs that wait for them, in order
+        self._held = 0  # jobs waiting in _busy
+        self._cycles = 0
+        self.pipeline = Pipeline(store, Executor(host), judge)
+
+    # -- in ------------------------------------------------------------------------------------------
+
+    @property
+    def load(self) -> int:
+        """Jobs that have been taken on and not been answered."""
+        return len(self._backlog) + len(self._busy) + self._held
+
+    def has_room(self, jobs: int) -> bool:
+        return self.load + jobs <= self.queue
+
+    def submit(self, job: Job) -> None:
+        """Takes a job on; it is planned when its turn comes, after every earlier job of the same id."""
+        waiting = self._busy.get(job.id)
+        if waiting is not None:
+            waiting.append(job)
+            self._held += 1
+        else:
+            self._backlog.append(job)
+
+    def adopt(self, record: Record) -> None:
+        """Takes a record over from the store, as it is."""
+        self.records[record.id] = record
+        self.claims.take(record.connection)
+
+    def restore(self, record: Record, reason: str) -> None:
+        """Makes a connection again that should be up and is not."""
+        self.records[record.id] = Record(record.id, record.spec, "failed", reason=reason, since=time.time())
+        self.retry(record)
+
+    def retry(self, record: Record) -> None:
+        connection = record.connection
+        self.submit(Job("connect", record.id, connection, values_of(connection), record.spec))
+
+    def turn(self) -> None:
+        """Books what has finished and sends the next cycle off when the kernel thread is free for it."""
+        for cycle in self.pipeline.take():
+            self._finish(cycle)
+        while self._backlog and self.pipeline.waiting == 0:
+            actions = self._next_actions()
+            if not actions:
+                return
+            self._cycles += 1
+            self.totals["cycles"] += 1
+            self.pipeline.put(Cycle(actions))
+
+    @property
+    def idle(self) -> bool:
+        return not self._backlog and not self._cycles
+
+    def refuse_backlog(self, error: dict[str, Any]) -> None:
+        """Answers everything that is not in a cycle with an error, at a stop."""
+        waiting = list(self._backlog)
+        for jobs in self._busy.values():
+            waiting += jobs
+            jobs.clear()
+        self._backlog.clear()
+        self._held = 0
+        for job in waiting:
+            self._answer(job, {"id": job.id, "ok": False, "error": error})
+
+    # -- planning ------------------------------------------------------------------------------------
+
+    def _next_actions(self) -> list[Action]:
+        """Plans jobs until a cycle is full; what needs nothing from the kernel is answered at once."""
+        actions: list[Action] = []
+        while self._backlog and len(actions) < CYCLE:
+            job = self._backlog.popleft()
+            waiting = self._busy.get(job.id)
+            if waiting is not None:
+                waiting.append(job)
+                self._held += 1
+                continue
+            action = plan(job, self.records.get(job.id), self.claims)
+            if action.verb == "nothing":
+                self._answer(job, result_of(action, self.records.get(job.id)))
+            else:
+                self._busy[job.id] = deque()
+                actions.append(action)
+        return actions
+
+    # -- out -----------------------------------------------------------------------------------------
+
+    def _finish(self, cycle: Cycle) -> None:
+        self._cycles -= 1
+        outcomes = {o.id: o for o in cycle.outcomes}
+        for action in cycle.actions:
+            id_ = action.job.id
+            if cycle.ran:
+                outcome = outcomes.get(id_)
+                if outcome is not None:
+                    self._book(action, outcome)
+            if cycle.refused:
+                error = {"code": "internal", "message": cycle.refused}
+                self._answer(action.job, {"id": id_, "ok": False, "error": error})
+                if not cycle.ran:
+                    self._reclaim(action)
+            else:
+                self._answer(action.job, result_of(action, self.records.get(id_)))
+            held = self._busy.pop(id_)
+            self._held -= len(held)
+            # they arrived before whatever the backlog holds for this id by now
+            self._backlog.extendleft(reversed(held))
+
+    def _book(self, action: Action, outcome: Outcome) -> None:
+        """Takes over what is true now, and tells those who listen."""
+        id_, old, new = action.job.id, self.records.get(action.job.id), outcome.record
+        if new is None:
+            self.records.pop(id_, None)
+        else:
+            self.records[id_] = new
+        failed = action.result is not None and action.result.error is not None
+        if failed or action.verb in ("remove", "forget"):
+            self._reclaim(action)
+        name = {"create": "connected", "update": "updated", "move": "moved", "remove": "disconnected"}.get(action.verb)
+        if failed:
+            self.totals["failed"] += 1
+        elif name:
+            self.totals[name] += 1
+        before, after = old.state if old else None, new.state if new else None
+        if after != before or (action.verb in ("update", "move") and not failed):
+            fields: dict[str, Any] = {"id": id_, "state": after, "was": before}
+            if new is not None and new.reason:
+                fields["reason"] = new.reason
+            if action.result is not None and action.result.error is not None:
+                fields["error"] = action.result.error.as_dict()
+            self._on_event(after or "removed", fields)
+
+    def _reclaim(self, action: Action) -> None:
+        """Claims are as the record has them, whatever was planned and did not come true."""
+        if action.spec:
+            self.claims.release(decode_connection(action.spec))
+        record = self.records.get(action.job.id)
+        if record is not None:
+            self.claims.take(record.connection)
+
+    def _answer(self, job: Job, result: dict[str, Any]) -> None:
+        if job.ticket is not None:
+            self._on_result(job.ticket, job.place, result)
+
+    def stop(self) -> None:
+        """Ends the threads; every cycle must have finished."""
+        self.pipeline.stop()
+
+
+def judge(action: Action) -> Outcome | None:
+    """What is to be remembered after an action.  Called on the store's thread; changes nothing."""
+    job, result, old = action.job, action.result, action.record
+    if action.verb == "nothing":
+        return None
+    if action.verb == "forget":
+        return Outcome(job.id, None)
+    assert result is not None
+    if action.verb == "remove":
+        return Outcome(job.id, None if result.error is None else old)
+    if result.error is None and result.wired is not None:
+        return Outcome(job.id, Record(job.id, action.spec, "up", result.wired.places, since=time.time()))
+    error = result.error
+    assert error is not None
+    if isinstance(error, NETNS_ERRORS) and (job.wait or (action.verb == "create" and old is not None)):
+        if result.wired is None:
+            return Outcome(job.id, Record(job.id, action.spec, "pending", reason=error.message, since=time.time()))
+    elif action.verb == "create" and old is not None and job.ticket is None:
+        return Outcome(job.id, Record(job.id, action.spec, "failed", error=error.as_dict(), since=time.time()))
+    if action.verb == "create":
+        return Outcome(job.id, old)
+    assert old is not None
+    if result.wired is None:
+        # the change failed and could not be taken back: nothing is in the kernel any more
+        return Outcome(job.id, Record(job.id, old.spec, "failed", error=error.as_dict(), since=time.time()))
+    return Outcome(job.id, Record(job.id, old.spec, "up", result.wired.places, since=old.since))
+
+
+def result_of(action: Action, record: Record | None) -> dict[str, Any]:
+    """One item of a reply."""
+    job = action.job
+    error = action.error or (action.result.error if action.result is not None else None)
+    if error is not None and not (record is not None and record.state == "pending" and job.wait):
+        return {"id": job.id, "ok": False, "error": error.as_dict()}
+    if job.op == "disconnect":
+        changed = action.verb == "forget" or (action.verb == "remove" and action.result is not None)
+        return {"id": job.id, "ok": True, "changed": changed}
+    assert record is not None
+    changed = action.verb != "nothing" and (action.result is None or action.result.changed or record.state == "pending")
+    return {"id": job.id, "ok": True, "state": record.state, "changed": changed, **ends_of(record)}
+
+
+def ends_of(record: Record) -> dict[str, Any]:
+    """Where the ends are, and why they are not."""
+    out: dict[str, Any] = {}
+    if record.places:
+        connection = record.connection
+        for name, end, place in zip("ab", (connection.a, connection.b), record.places, strict=False):
+            if end is not None:
+                out[name] = {"ifindex": place.ifindex, "ifname": end.ifname}
+    if record.reason:
+        out["reason"] = record.reason
+    if record.error:
+        out["error"] = record.error
+    return out

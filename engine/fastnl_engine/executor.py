@@ -1,0 +1,68 @@
+"""From a plan to the kernel: the only module of the engine that changes it.
+
+Runs on the kernel thread, which spends its time in C with the GIL released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import fastnl
+from fastnl_engine.planner import Action
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Executor:
+    """Carries out the actions of a cycle; each action gets its result.
+
+    Removals come first, so that what they give back (names, VNIs, addresses) can be had in the same cycle.
+    """
+
+    def __init__(self, host: fastnl.Host) -> None:
+        self.host = host
+
+    def prepare(self, actions: Sequence[Action]) -> None:
+        """Chooses the indexes of what will be created, before the intent is written."""
+        for action in actions:
+            if action.verb == "create" and action.values is not None:
+                action.indexes = self.host.take_indexes(len(action.values.ends))
+
+    def run(self, actions: Sequence[Action]) -> None:
+        self._each(actions, "remove", lambda part: self.host.disconnect([a.wired for a in part if a.wired]))
+        self._each(actions, "move", self._move)
+        self._each(
+            actions,
+            "update",
+            lambda part: self.host.update([(a.wired, a.values) for a in part if a.wired and a.values]),
+        )
+        self._each(
+            actions,
+            "create",
+            lambda part: self.host.connect([a.values for a in part if a.values], indexes=[a.indexes for a in part]),
+        )
+
+    def _move(self, actions: Sequence[Action]) -> list[fastnl.Result]:
+        moves = []
+        for action in actions:
+            assert action.wired is not None and action.job.move is not None
+            m = action.job.move
+            moves.append(fastnl.Move(action.wired, "ab".index(m.end), m.netns, m.mode))
+        return self.host.move(moves)
+
+    def _each(
+        self, actions: Sequence[Action], verb: str, do: Callable[[Sequence[Action]], list[fastnl.Result]]
+    ) -> None:
+        part = [a for a in actions if a.verb == verb]
+        if not part:
+            return
+        try:
+            results = do(part)
+        except Exception as e:
+            # ours to mend, but no reason to leave the clients of a whole cycle without an answer
+            problem = fastnl.InternalError(f"{verb}: {type(e).__name__}: {e}; please report this")
+            results = [fastnl.Result(wired=a.wired, error=problem, changed=False) for a in part]
+        for action, result in zip(part, results, strict=True):
+            action.result = result

@@ -1,0 +1,194 @@
+"""What a job says: connections and their parts as msgspec structs, and as values of the library.
+
+Decoding checks types and names the path of a bad field; turning a Connection into a fastnl.Veth or
+fastnl.Vxlan checks everything else.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from fastnl import Connection as Values
+from fastnl import End as EndValue
+from fastnl import InvalidValue, Neighbour, Place, Route, Veth, Vxlan, Wired
+from fastnl.netns import Identity, canonical
+
+Kind = Literal["veth", "vxlan"]
+State = Literal["up", "pending", "failed", "removing"]
+
+MAX_PARTS = 4096  # addresses, routes or neighbours of one end
+Text = Annotated[str, msgspec.Meta(max_length=4096)]
+
+
+class RouteSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    to: Text
+    via: Text | None = None
+    metric: int = 0
+    table: int = 0
+    source: Text | None = None
+    onlink: bool = False
+
+
+class NeighbourSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    ip: Text
+    mac: Text
+    state: str = "permanent"
+
+
+class EndSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    netns: Text
+    ifname: str
+    addresses: Annotated[list[Text], msgspec.Meta(max_length=MAX_PARTS)] = []
+    mac: str | None = None
+    mtu: int | None = None
+    routes: Annotated[list[RouteSpec], msgspec.Meta(max_length=MAX_PARTS)] = []
+    neighbours: Annotated[list[NeighbourSpec], msgspec.Meta(max_length=MAX_PARTS)] = []
+    queues: int = 1
+    txqlen: int | None = None
+
+
+class VxlanSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    """Field by field what fastnl.Vxlan has."""
+
+    vni: int
+    local: Text | None = None
+    remote: Text | None = None
+    port: int = 4789
+    underlay: Text = ""
+    dev: str | None = None
+    port_range: tuple[int, int] | None = None
+    ttl: int | Literal["inherit"] | None = None
+    tos: int | Literal["inherit"] | None = None
+    df: Literal["unset", "set", "inherit"] | None = None
+    label: int | None = None
+    learning: bool | None = None
+    ageing: int | None = None
+    limit: int | None = None
+    proxy: bool | None = None
+    rsc: bool | None = None
+    l2miss: bool | None = None
+    l3miss: bool | None = None
+    udp_csum: bool | None = None
+    udp_zero_csum6_tx: bool | None = None
+    udp_zero_csum6_rx: bool | None = None
+    remcsum_tx: bool | None = None
+    remcsum_rx: bool | None = None
+    remcsum_nopartial: bool | None = None
+    gbp: bool | None = None
+    gpe: bool | None = None
+    external: bool | None = None
+    vnifilter: bool | None = None
+    localbypass: bool | None = None
+
+
+class Connection(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    id: str
+    kind: Kind
+    a: EndSpec
+    b: EndSpec | None = None
+    vxlan: VxlanSpec | None = None
+    mtu: int | None = None
+    labels: Annotated[dict[str, Text], msgspec.Meta(max_length=256)] = {}
+
+
+encode = msgspec.msgpack.Encoder(order="sorted").encode
+decode_connection = msgspec.msgpack.Decoder(Connection).decode
+
+
+def values_of(connection: Connection) -> Values:
+    """The library's values of a connection.  Raises InvalidValue with the path of the field."""
+    if not connection.id:
+        raise InvalidValue("id", "is empty")
+    a = _end(connection.a, "a")
+    if connection.kind == "veth":
+        if connection.b is None:
+            raise InvalidValue("b", "a veth connection needs its other end")
+        if connection.vxlan is not None:
+            raise InvalidValue("vxlan", "a veth connection has no tunnel")
+        return Veth(a, _end(connection.b, "b"), connection.id, connection.mtu)
+    if connection.vxlan is None:
+        raise InvalidValue("vxlan", "a vxlan connection needs its tunnel")
+    if connection.b is not None:
+        raise InvalidValue("b", "a vxlan connection has one end here; the other is on another host")
+    options = {name: getattr(connection.vxlan, name) for name in VxlanSpec.__struct_fields__}
+    options["underlay"] = _reference(connection.vxlan.underlay, "vxlan.underlay")
+    return Vxlan(a=a, id=connection.id, mtu=connection.mtu, **options)
+
+
+def _end(end: EndSpec, where: str) -> EndValue:
+    routes = [
+        Route(
+            r.to, r.via, metric=r.metric, table=r.table, source=r.source, onlink=r.onlink, field=f"{where}.routes[{i}]"
+        )
+        for i, r in enumerate(end.routes)
+    ]
+    neighbours = [
+        Neighbour(n.ip, n.mac, state=n.state, field=f"{where}.neighbours[{i}]") for i, n in enumerate(end.neighbours)
+    ]
+    return EndValue(
+        _reference(end.netns, f"{where}.netns"),
+        end.ifname,
+        end.addresses,
+        mac=end.mac,
+        mtu=end.mtu,
+        routes=routes,
+        neighbours=neighbours,
+        queues=end.queues,
+        txqlen=end.txqlen,
+        where=where,
+    )
+
+
+def _reference(reference: str, field: str) -> str:
+    try:
+        return canonical(reference)
+    except InvalidValue as e:
+        raise InvalidValue(field, e.problem) from None
+
+
+class Record:
+    """A connection that the engine has taken on, in memory.
+
+    spec    the Connection as msgpack, with its keys in order, so that equal connections are equal bytes
+    places  of the ends while it is up, else ()
+    reason  why it is pending; error: why it failed, as in a reply
+    """
+
+    __slots__ = ("error", "id", "places", "reason", "since", "spec", "state")
+
+    def __init__(
+        self,
+        id: str,
+        spec: bytes,
+        state: State,
+        places: tuple[Place, ...] = (),
+        reason: str = "",
+        error: dict[str, Any] | None = None,
+        since: float = 0.0,
+    ) -> None:
+        self.id = id
+        self.spec = spec
+        self.state = state
+        self.places = places
+        self.reason = reason
+        self.error = error
+        self.since = since
+
+    @property
+    def connection(self) -> Connection:
+        return decode_connection(self.spec)
+
+    def wired(self) -> Wired:
+        """As the library knows it; only while it is up."""
+        return Wired(values_of(self.connection), self.places)
+
+
+def pack_places(places: tuple[Place, ...]) -> bytes:
+    return msgspec.msgpack.encode([(p.ifindex, p.netns.inode, p.netns.id) for p in places])
+
+
+def unpack_places(raw: bytes) -> tuple[Place, ...]:
+    rows = msgspec.msgpack.decode(raw, type=list[tuple[int, int, int]])
+    return tuple(Place(ifindex, Identity(inode, id_)) for ifindex, inode, id_ in rows)

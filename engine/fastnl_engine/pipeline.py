@@ -1,0 +1,123 @@
+"""Two threads behind the gateway, so that the kernel never waits for Python nor Python for the kernel.
+
+    gateway --cycle--> store thread: intent --> kernel thread: run --> store thread: outcome --> gateway
+
+The store has one thread of its own because SQLite has one writer; while it waits for the disk the kernel
+thread is in the next cycle already.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fastnl_engine.executor import Executor
+from fastnl_engine.planner import Action
+from fastnl_engine.store.base import Intent, Outcome, Store
+
+
+@dataclass(slots=True)
+class Cycle:
+    """Actions on different connections that go through the kernel together.
+
+    refused: why the store could not take the intent (nothing was done) or, with `settled` false, the outcome.
+    """
+
+    actions: list[Action]
+    outcomes: list[Outcome] = field(default_factory=list)
+    refused: str = ""
+    ran: bool = False
+
+
+class Pipeline:
+    """Takes cycles in, gives them back finished, in order; `wakeup` is readable when there are some."""
+
+    def __init__(self, store: Store, executor: Executor, judge: Callable[[Action], Outcome | None]) -> None:
+        self._store = store
+        self._executor = executor
+        self._judge = judge
+        self._to_store: queue.SimpleQueue[tuple[str, Cycle] | None] = queue.SimpleQueue()
+        self._to_kernel: queue.SimpleQueue[Cycle | None] = queue.SimpleQueue()
+        self._finished: deque[Cycle] = deque()
+        self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.waiting = 0  # cycles taken in whose run has not begun
+        self._count = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._store_main, name="store"),
+            threading.Thread(target=self._kernel_main, name="kernel"),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, cycle: Cycle) -> None:
+        with self._count:
+            self.waiting += 1
+        self._to_store.put(("intend", cycle))
+
+    def take(self) -> list[Cycle]:
+        """Finished cycles, oldest first."""
+        try:
+            os.eventfd_read(self.wakeup)
+        except BlockingIOError:
+            return []
+        done = []
+        while self._finished:
+            done.append(self._finished.popleft())
+        return done
+
+    def wake(self) -> None:
+        os.eventfd_write(self.wakeup, 1)
+
+    def stop(self) -> None:
+        """Ends both threads after what they have in hand."""
+        self._to_kernel.put(None)
+        self._to_store.put(None)
+        for thread in self._threads:
+            thread.join()
+        os.close(self.wakeup)
+
+    def _store_main(self) -> None:
+        while (job := self._to_store.get()) is not None:
+            step, cycle = job
+            if step == "intend":
+                self._intend(cycle)
+                self._to_kernel.put(cycle)
+            else:
+                self._settle(cycle)
+                self._finished.append(cycle)
+                self.wake()
+
+    def _intend(self, cycle: Cycle) -> None:
+        self._executor.prepare(cycle.actions)
+        intents = [
+            Intent(a.job.id, a.verb, a.spec, a.indexes)
+            for a in cycle.actions
+            if a.verb in ("create", "update", "remove", "move")
+        ]
+        try:
+            if intents:
+                self._store.intend(intents)
+        except Exception as e:
+            cycle.refused = f"the state could not be written, so nothing was done: {e}"
+
+    def _settle(self, cycle: Cycle) -> None:
+        cycle.outcomes = [o for a in cycle.actions if (o := self._judge(a)) is not None]
+        try:
+            if cycle.outcomes:
+                self._store.settle(cycle.outcomes)
+        except Exception as e:
+            cycle.refused = f"the outcome could not be written: {e}"
+
+    def _kernel_main(self) -> None:
+        while (cycle := self._to_kernel.get()) is not None:
+            with self._count:
+                self.waiting -= 1
+            self.wake()  # room for the next cycle to be made
+            if not cycle.refused:
+                cycle.ran = True
+                self._executor.run(cycle.actions)
+            self._to_store.put(("settle", cycle))

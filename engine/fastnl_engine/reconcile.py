@@ -1,0 +1,160 @@
+"""From what the kernel holds to what the records say, at a start.
+
+Each namespace is read once.  What matches is adopted untouched; what does not is taken away and made
+again; what an engine of this instance left half-made, and what carries its mark without a record, is removed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastnl._nl import AddrRow, LinkRow, Tour
+
+import fastnl
+from fastnl import Host
+from fastnl.netns import RUN_NETNS, Handles, Identity
+from fastnl.sweep import Target, sweep
+from fastnl_engine.model import Record, decode_connection, values_of
+from fastnl_engine.store.base import Intent
+
+BATCH = 512  # namespaces read at a time: bounds the open descriptors
+
+
+@dataclass(slots=True)
+class Seen:
+    """What one namespace holds of ours."""
+
+    identity: Identity
+    links: dict[int, LinkRow]
+    addresses: dict[int, set[str]]
+
+
+@dataclass(slots=True)
+class Findings:
+    """adopted stay as they are; lost have to be made again; gone: indexes swept as nobody's, by namespace."""
+
+    adopted: list[Record] = field(default_factory=list)
+    lost: list[tuple[Record, str]] = field(default_factory=list)
+    orphans: int = 0
+
+
+def resume(host: Host, records: Sequence[Record], intents: Sequence[Intent]) -> Findings:
+    """Compares, adopts and cleans up; the lost records are the caller's to submit again."""
+    unfinished = {i.id for i in intents}
+    seen = look(host, _references(records, intents))
+    findings = Findings()
+    keep: dict[str, set[int]] = {reference: set() for reference in seen}
+    for record in records:
+        if record.state != "up":
+            continue
+        reason = "its last change was not finished" if record.id in unfinished else mismatch(host, record, seen)
+        if reason:
+            findings.lost.append((record, reason))
+            continue
+        findings.adopted.append(record)
+        wired = record.wired()
+        host.count(wired, 1)
+        for end, place in zip(wired.connection.ends, wired.places, strict=True):
+            keep[end.netns].add(place.ifindex)
+    findings.orphans = _sweep_orphans(host, seen, keep, intents)
+    return findings
+
+
+def _references(records: Iterable[Record], intents: Iterable[Intent]) -> set[str]:
+    """Every namespace that we may have left something in."""
+    references = {""}
+    if Path(RUN_NETNS).is_dir():
+        references |= set(os.listdir(RUN_NETNS))
+    for record in records:
+        references |= {end.netns for end in values_of(record.connection).ends}
+    for intent in intents:
+        if intent.spec:
+            references |= {end.netns for end in values_of(decode_connection(intent.spec)).ends}
+    return references
+
+
+def look(host: Host, references: Iterable[str]) -> dict[str, Seen]:
+    """Reads links and addresses of namespaces; those that are not there are left out."""
+    out: dict[str, Seen] = {}
+    todo = sorted(references)
+    for at in range(0, len(todo), BATCH):
+        with Handles() as handles:
+            tour = Tour(1, False)
+            visits = []
+            for reference in todo[at : at + BATCH]:
+                try:
+                    fd = handles.open(reference)
+                except fastnl.CallerError:
+                    continue
+                visit = tour.visit(fd, asks=True)
+                visit.dump_links()
+                visit.dump_addresses()
+                visits.append((reference, handles.identity(fd), visit))
+            host.run(tour, 2)
+            for reference, identity, visit in visits:
+                out[reference] = _sort(host, identity, visit.rows())
+    return out
+
+
+def _sort(host: Host, identity: Identity, rows: list[LinkRow | AddrRow]) -> Seen:
+    """Keeps what carries our mark or, half-made, our group."""
+    mark = f"fastnl/{host.instance}/"
+    links = {
+        r.ifindex: r
+        for r in rows
+        if isinstance(r, LinkRow) and (r.alias.startswith(mark) or (r.group == host.group and not r.alias))
+    }
+    addresses: dict[int, set[str]] = {}
+    for r in rows:
+        if isinstance(r, AddrRow) and r.ifindex in links:
+            addresses.setdefault(r.ifindex, set()).add(r.address)
+    return Seen(identity, links, addresses)
+
+
+def mismatch(host: Host, record: Record, seen: dict[str, Seen]) -> str:
+    """Why a record that should be up is not as it should be; "" if it is."""
+    wired = record.wired()
+    for n, (end, place) in enumerate(zip(wired.connection.ends, wired.places, strict=True)):
+        where = f"{'ab'[n]}: "
+        there = seen.get(end.netns)
+        if there is None:
+            return f"{where}namespace {end.netns!r} is gone"
+        if there.identity != place.netns:
+            return f"{where}{end.netns!r} is another namespace than before"
+        link = there.links.get(place.ifindex)
+        if link is None:
+            return f"{where}interface {end.ifname!r} is gone"
+        if link.ifname != end.ifname:
+            return f"{where}{end.ifname!r} was renamed to {link.ifname!r}"
+        if not link.up:
+            return f"{where}interface {end.ifname!r} is down"
+        mtu = end.mtu or wired.connection.mtu
+        if mtu and link.mtu != mtu:
+            return f"{where}MTU is {link.mtu}, not {mtu}"
+        missing = {a.text for a in end.addresses} - there.addresses.get(place.ifindex, set())
+        if missing:
+            return f"{where}address {sorted(missing)[0]} is missing"
+    return ""
+
+
+def _sweep_orphans(host: Host, seen: dict[str, Seen], keep: dict[str, set[int]], intents: Sequence[Intent]) -> int:
+    """Deletes what is ours and belongs to no record that is up.  Half-made ones have our group and an index we wrote down."""
+    planned = {index for intent in intents for index in intent.indexes}
+    count = 0
+    with Handles() as handles:
+        targets = []
+        for reference, there in seen.items():
+            for index, link in there.links.items():
+                if index in keep[reference] or (not link.alias and index not in planned):
+                    continue
+                try:
+                    fd = handles.open(reference)
+                except fastnl.CallerError:
+                    continue
+                targets.append(Target((fastnl.End(reference, "x"),), (fd,), (index,)))
+        for error in sweep(host, targets):
+            count += error is None
+    return count

@@ -1,0 +1,122 @@
+"""Records in SQLite, in WAL mode.
+
+An intent is committed without fsync (synchronous=NORMAL): interfaces do not survive a power cut, so what
+was about to be done to them need not either; kill -9 does not take what the kernel's page cache has.  An
+outcome is committed with fsync (FULL) unless the store was opened as not durable.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from fastnl_engine.model import Record, pack_places, unpack_places
+from fastnl_engine.store.base import Intent, Outcome, StoreError
+
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE connection (
+    id TEXT PRIMARY KEY, spec BLOB NOT NULL, state TEXT NOT NULL, places BLOB NOT NULL,
+    reason TEXT NOT NULL, error BLOB, since REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE intent (id TEXT PRIMARY KEY, verb TEXT NOT NULL, spec BLOB NOT NULL, indexes BLOB NOT NULL) WITHOUT ROWID;
+"""
+
+
+class SqliteStore:
+    """Raises StoreError when the file cannot be opened, is damaged, or was written by a newer version."""
+
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
+        self.path = path
+        self._durable = "FULL" if durable else "NORMAL"
+        try:
+            # the engine hands it from thread to thread and never uses it from two at once
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+            path.chmod(0o600)
+            self._prepare()
+        except sqlite3.OperationalError as e:
+            raise StoreError(f"{path}: {e}; is the folder there, writable, and not full?") from e
+        except sqlite3.DatabaseError as e:
+            raise StoreError(
+                f"{path}: {e}; the file is damaged. It was left as it is: move it away to start with nothing "
+                "known, then remove what is left in the kernel with `fastnl-engine --flush`"
+            ) from e
+
+    def _prepare(self) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.path}: written by a newer fastnl (schema {version}, this one knows {SCHEMA_VERSION}); "
+                "run that version, or move the file away to start with nothing known"
+            )
+        self._db.execute("PRAGMA journal_mode=WAL")
+        if version == 0:
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+
+    def load(self) -> tuple[list[Record], list[Intent]]:
+        records = [
+            Record(
+                id_, spec, state, unpack_places(places), reason, msgspec.msgpack.decode(error) if error else None, since
+            )
+            for id_, spec, state, places, reason, error, since in self._db.execute(
+                "SELECT id, spec, state, places, reason, error, since FROM connection"
+            )
+        ]
+        intents = [
+            Intent(id_, verb, spec, tuple(msgspec.msgpack.decode(indexes)))
+            for id_, verb, spec, indexes in self._db.execute("SELECT id, verb, spec, indexes FROM intent")
+        ]
+        return records, intents
+
+    def intend(self, intents: Sequence[Intent]) -> None:
+        rows = [(i.id, i.verb, i.spec, msgspec.msgpack.encode(i.indexes)) for i in intents]
+        with _Transaction(self._db, "NORMAL"):
+            self._db.executemany("INSERT OR REPLACE INTO intent VALUES (?, ?, ?, ?)", rows)
+
+    def settle(self, outcomes: Sequence[Outcome]) -> None:
+        kept, dropped = [], []
+        for o in outcomes:
+            if o.record is None:
+                dropped.append((o.id,))
+                continue
+            r = o.record
+            error = msgspec.msgpack.encode(r.error) if r.error else None
+            kept.append((r.id, r.spec, r.state, pack_places(r.places), r.reason, error, r.since))
+        with _Transaction(self._db, self._durable):
+            self._db.executemany("INSERT OR REPLACE INTO connection VALUES (?, ?, ?, ?, ?, ?, ?)", kept)
+            self._db.executemany("DELETE FROM connection WHERE id = ?", dropped)
+            self._db.executemany("DELETE FROM intent WHERE id = ?", [(o.id,) for o in outcomes])
+
+    def meta(self, key: str, value: str | None = None) -> str | None:
+        if value is not None:
+            with _Transaction(self._db, self._durable):
+                self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+            return value
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None
+
+    def close(self) -> None:
+        self._db.close()
+
+
+class _Transaction:
+    """BEGIN to COMMIT at a level of durability; undone when anything in between fails."""
+
+    def __init__(self, db: sqlite3.Connection, synchronous: str) -> None:
+        self.db = db
+        self.synchronous = synchronous
+
+    def __enter__(self) -> None:
+        self.db.execute(f"PRAGMA synchronous={self.synchronous}")
+        self.db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.db.execute("COMMIT")
+        elif self.db.in_transaction:
+            self.db.execute("ROLLBACK")
