@@ -38,17 +38,20 @@ class NoEngine(Exception):
 
 
 def _pack(id_: int, op: str, fields: dict[str, Any]) -> bytes:
-    return msgpack.packb({"v": 1, "id": id_, "op": op, **{k: v for k, v in fields.items() if v is not None}})
+    frame: bytes = msgpack.packb({"v": 1, "id": id_, "op": op, **{k: v for k, v in fields.items() if v is not None}})
+    return frame
 
 
 def _unpack(frame: bytes) -> dict[str, Any]:
-    return msgpack.unpackb(frame, strict_map_key=False)
+    reply: dict[str, Any] = msgpack.unpackb(frame, strict_map_key=False)
+    return reply
 
 
 def _results(reply: dict[str, Any]) -> list[Result]:
     if "error" in reply:
         raise EngineError(reply["error"])
-    return reply["results"]
+    results: list[Result] = reply["results"]
+    return results
 
 
 class Client:

@@ -13,10 +13,11 @@ from typing import Any
 
 import fastnl
 from fastnl_engine.executor import Executor
-from fastnl_engine.model import Record, decode_connection, values_of
+from fastnl_engine.model import Record, decode_connection
 from fastnl_engine.pipeline import Cycle, Pipeline
 from fastnl_engine.planner import Action, Claims, Job, plan
 from fastnl_engine.store.base import Outcome, Store
+from fastnl_engine.upkeep import Upkeep
 
 CYCLE = 128  # actions of one cycle: large enough to share visits, small enough that replies flow
 
@@ -48,6 +49,7 @@ class Engine:
         self._held = 0  # jobs waiting in _busy
         self._cycles = 0
         self.pipeline = Pipeline(store, Executor(host), judge)
+        self.upkeep = Upkeep(self.retry, self.suspend)
 
     # -- in ------------------------------------------------------------------------------------------
 
@@ -72,15 +74,18 @@ class Engine:
         """Takes a record over from the store, as it is."""
         self.records[record.id] = record
         self.claims.take(record.connection)
+        self.upkeep.follow(None, record)
 
     def restore(self, record: Record, reason: str) -> None:
-        """Makes a connection again that should be up and is not."""
-        self.records[record.id] = Record(record.id, record.spec, "failed", reason=reason, since=time.time())
+        """Takes a record over that should be up and is not, and makes its connection again."""
+        self.adopt(Record(record.id, record.spec, "failed", reason=reason, since=time.time()))
         self.retry(record)
 
     def retry(self, record: Record) -> None:
-        connection = record.connection
-        self.submit(Job("connect", record.id, connection, values_of(connection), record.spec))
+        self.submit(Job("retry", record.id))
+
+    def suspend(self, record: Record, reason: str) -> None:
+        self.submit(Job("suspend", record.id, reason=reason))
 
     def turn(self) -> None:
         """Books what has finished and sends the next cycle off when the kernel thread is free for it."""
@@ -159,8 +164,9 @@ class Engine:
             self.records.pop(id_, None)
         else:
             self.records[id_] = new
+        self.upkeep.follow(old, new)
         failed = action.result is not None and action.result.error is not None
-        if failed or action.verb in ("remove", "forget"):
+        if failed:
             self._reclaim(action)
         name = {"create": "connected", "update": "updated", "move": "moved", "remove": "disconnected"}.get(action.verb)
         if failed:
@@ -191,6 +197,7 @@ class Engine:
     def stop(self) -> None:
         """Ends the threads; every cycle must have finished."""
         self.pipeline.stop()
+        self.upkeep.namespaces.close()
 
 
 def judge(action: Action) -> Outcome | None:
@@ -202,6 +209,8 @@ def judge(action: Action) -> Outcome | None:
         return Outcome(job.id, None)
     assert result is not None
     if action.verb == "remove":
+        if result.error is None and job.op == "suspend" and old is not None:
+            return Outcome(job.id, Record(job.id, old.spec, "pending", reason=job.reason, since=time.time()))
         return Outcome(job.id, None if result.error is None else old)
     if result.error is None and result.wired is not None:
         return Outcome(job.id, Record(job.id, action.spec, "up", result.wired.places, since=time.time()))

@@ -107,9 +107,18 @@ class Gateway:
         poller = zmq.Poller()
         poller.register(self._router, zmq.POLLIN)
         poller.register(self.engine.pipeline.wakeup, zmq.POLLIN)
+        namespaces = self.engine.upkeep.namespaces
+        watched: set[int] = set()
         while not self._stopping:
-            poller.poll(1000)
+            fds = set(namespaces.fds)
+            for fd in watched - fds:
+                poller.unregister(fd)
+            for fd in fds - watched:
+                poller.register(fd, zmq.POLLIN)
+            watched = fds
+            poller.poll(int(1000 * min(1.0, namespaces.timeout)) + 1)
             self._take_requests()
+            namespaces.turn()
             self.engine.turn()
             self._send_answers()
         self._finish()

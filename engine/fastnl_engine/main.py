@@ -64,11 +64,13 @@ def run(config: Config) -> None:
 
     gateway = Gateway(config, make_engine)
     engine = gateway.engine
+    lost = {record.id: reason for record, reason in findings.lost}
     for record in records:
-        engine.adopt(record)
-    for record, reason in findings.lost:
-        log.warning("made again", id=record.id, reason=reason)
-        engine.restore(record, reason)
+        if record.id in lost:
+            log.warning("made again", id=record.id, reason=lost[record.id])
+            engine.restore(record, lost[record.id])
+        else:
+            engine.adopt(record)
     for intent in intents:
         if intent.id not in engine.records:
             engine.submit(Job("disconnect", intent.id))

@@ -25,9 +25,10 @@ class Job:
     """One item of a request, or something that the engine asks of itself (then `ticket` is None).
 
     ticket, place   the request that it belongs to and where its result goes there
+    reason          of a suspension: why the connection cannot be up
     """
 
-    op: Literal["connect", "disconnect", "move"]
+    op: Literal["connect", "disconnect", "move", "retry", "suspend"]
     id: str
     connection: Connection | None = None
     values: fastnl.Connection | None = None
@@ -36,6 +37,7 @@ class Job:
     wait: bool = False
     ticket: Any = None
     place: int = 0
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -107,6 +109,16 @@ def plan(job: Job, record: Record | None, claims: Claims) -> Action:
         return _plan_connect(job, record, claims)
     if job.op == "disconnect":
         return _plan_disconnect(job, record, claims)
+    if job.op == "suspend":
+        # the record and its claims stay; what is left in the kernel goes
+        if record is None or record.state != "up":
+            return Action("nothing", job, record)
+        return Action("remove", job, record, record.wired())
+    if job.op == "retry":
+        # as it is wanted now, which may be another way than when the retry was asked for, or not at all
+        if record is None or record.state == "up":
+            return Action("nothing", job, record)
+        return Action("create", job, record, None, values_of(record.connection), record.spec)
     return _plan_move(job, record, claims)
 
 

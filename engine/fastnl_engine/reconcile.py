@@ -11,10 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastnl._nl import AddrRow, LinkRow, Tour
-
 import fastnl
 from fastnl import Host
+from fastnl._nl import AddrRow, LinkRow, Tour
 from fastnl.netns import RUN_NETNS, Handles, Identity
 from fastnl.sweep import Target, sweep
 from fastnl_engine.model import Record, decode_connection, values_of
@@ -141,7 +140,10 @@ def mismatch(host: Host, record: Record, seen: dict[str, Seen]) -> str:
 
 
 def _sweep_orphans(host: Host, seen: dict[str, Seen], keep: dict[str, set[int]], intents: Sequence[Intent]) -> int:
-    """Deletes what is ours and belongs to no record that is up.  Half-made ones have our group and an index we wrote down."""
+    """Deletes what is ours and belongs to no record that is up.
+
+    What is only half made has no mark yet, but our group and an index that we wrote down.
+    """
     planned = {index for intent in intents for index in intent.indexes}
     count = 0
     with Handles() as handles:

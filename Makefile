@@ -1,0 +1,31 @@
+# Every target does its own set-up; see README.md for the two that matter: demo and test.
+VENV := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-asan bench lint clean setup
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup:
+	@scripts/setup.sh test lint
+
+demo: setup  ## wires real namespaces together and pings across them
+	@$(VENV)/python docs/examples/demo.py
+
+test: setup lint  ## the whole suite, against the real kernel (root)
+	$(VENV)/python -m pytest $(ARGS)
+
+test-asan: setup  ## reader, builders and gateway under AddressSanitizer
+	tests/asan.sh
+
+bench: setup  ## the figures of docs/performance.md
+	$(VENV)/python -m bench.summary $(ARGS)
+
+lint: setup  ## ruff, mypy, cython-lint
+	$(VENV)/ruff check src engine tests bench docs
+	$(VENV)/ruff format --check src engine tests bench docs
+	$(VENV)/mypy
+	$(VENV)/cython-lint src/fastnl
+
+clean:  ## everything that a build made
+	rm -rf .venv build src/*.egg-info *.egg-info src/fastnl/_nl.c src/fastnl/*.so bench/out bench/floor/floor

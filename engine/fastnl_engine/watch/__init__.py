@@ -1,0 +1,1 @@
+"""What happens outside that the engine has to know of."""

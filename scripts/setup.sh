@@ -1,0 +1,48 @@
+#!/bin/sh
+# Puts up what the make targets need: missing Debian packages, a virtual environment, the compiled extension.
+# Usage: scripts/setup.sh [extra ...]   with the extras of pyproject.toml, e.g. "test lint"
+set -eu
+cd "$(dirname "$0")/.."
+venv=.venv
+python=${PYTHON:-python3}
+
+need=""
+want() { # want PACKAGE CHECK...: the package is missing when the check fails
+    package=$1
+    shift
+    "$@" >/dev/null 2>&1 || need="$need $package"
+}
+want gcc command -v gcc
+want make command -v make
+want libc6-dev test -e /usr/include/stdio.h
+want linux-libc-dev test -e /usr/include/linux/rtnetlink.h
+want iproute2 command -v ip
+want iputils-ping command -v ping
+want util-linux command -v nsenter
+want python3 command -v "$python"
+want python3-venv "$python" -c 'import ensurepip, venv'
+want python3-dev "$python" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'
+if [ -n "$need" ]; then
+    if ! command -v apt-get >/dev/null; then
+        echo "missing:$need; on this system install them by hand (the names are Debian's)" >&2
+        exit 1
+    fi
+    echo "installing:$need"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    # shellcheck disable=SC2086  # a list of names
+    apt-get install -qq -y --no-install-recommends $need >/dev/null
+fi
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "fastnl needs Python 3.11 or newer; $python is $("$python" --version). Set PYTHON=..." >&2
+    exit 1
+}
+
+# what an earlier run has done is done: the stamp holds a hash of all that the build is made of
+extras=$(echo "$*" | tr ' ' ',')
+state=$( (echo "$extras" "$("$python" --version)"; cat pyproject.toml setup.py src/fastnl/_nl.pyx src/fastnl/nl/*) | sha256sum)
+[ -f "$venv/.built" ] && [ "$(cat "$venv/.built")" = "$state" ] && exit 0
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+echo "building fastnl (a minute at the first time)"
+"$venv/bin/python" -m pip install -q --disable-pip-version-check -e ".${extras:+[$extras]}"
+echo "$state" >"$venv/.built"
