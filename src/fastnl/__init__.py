@@ -1,5 +1,7 @@
 """fastnl wires Linux network namespaces together: many veth pairs and VXLANs in one go, each with its own result.
 
+A pair between two named namespaces, made at once:
+
     from fastnl import End, Host, Veth
 
     host = Host()
@@ -9,7 +11,7 @@
 from fastnl._version import __version__
 
 try:
-    import fastnl._nl
+    import fastnl._nl  # noqa: F401
 except ImportError as e:
     raise ImportError(
         f"fastnl's compiled part could not be loaded ({e}). From a checkout, build it with "

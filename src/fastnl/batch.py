@@ -17,7 +17,7 @@ from typing import Literal
 
 from fastnl import birth, change, features, sweep
 from fastnl._nl import AddrRow, LinkRow, NeighRow, RouteRow, RuleRow, Tour
-from fastnl.errors import FastnlError, InvalidValue
+from fastnl.errors import InvalidValue
 from fastnl.links import Connection, End
 from fastnl.netns import Handles, Identity
 from fastnl.wired import Move, Result, Wired
@@ -43,7 +43,8 @@ class Host:
         self.group = group if group is not None else group_of(instance)
         if not 65535 < self.group < 1 << 31:
             raise InvalidValue("group", f"{self.group} is not between 65536 and {(1 << 31) - 1}")
-        self.trace: Callable[[Tour], None] | None = None
+        # given every tour after its run and its number of threads, while the namespaces are still open
+        self.trace: Callable[[Tour, int], None] | None = None
         self._lock = threading.Lock()
         # every index is used once, so a stale one never hits somebody else's interface
         self._next_index = (1 << 20) + secrets.randbelow(1 << 30)
@@ -60,11 +61,12 @@ class Host:
         that write down what they are about to do.
         """
         out: list[Result] = []
+        ids: set[str] = set()
         for at in range(0, len(connections), CHUNK):
             part = connections[at : at + CHUNK]
             chosen = indexes[at : at + CHUNK] if indexes is not None else None
             with Handles() as handles:
-                out += birth.create(self, handles, part, chosen)
+                out += birth.create(self, handles, part, chosen, ids)
         return out
 
     def disconnect(self, wired: Sequence[Wired]) -> list[Result]:
@@ -131,7 +133,7 @@ class Host:
     def run(self, tour: Tour, threads: int = 1) -> None:
         tour.run(threads)
         if self.trace is not None:
-            self.trace(tour)
+            self.trace(tour, threads)
 
     def take_indexes(self, count: int) -> tuple[int, ...]:
         """Interface indexes that nobody has had from this Host before."""

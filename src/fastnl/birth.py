@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import errno
-import os
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fastnl import sweep
 from fastnl._nl import Phase, Problem, Tour, Visit
-from fastnl.errors import CallerError, Conflict, FastnlError, InternalError, InvalidValue, NetnsGone
+from fastnl.errors import (
+    Conflict,
+    FastnlError,
+    InternalError,
+    InvalidValue,
+    KernelError,
+    NetnsGone,
+    NoPermission,
+)
 from fastnl.explain import explain, name_in_use
 from fastnl.links import Connection, End, Vxlan
-from fastnl.netns import RUN_NETNS, Handles, Identity, identity, open_reference, split
+from fastnl.netns import Handles
 from fastnl.wired import Place, Result, Wired
 
 if TYPE_CHECKING:
@@ -43,11 +49,18 @@ class _Item:
 
 
 def create(
-    host: Host, handles: Handles, connections: Sequence[Connection], indexes: Sequence[tuple[int, ...]] | None
+    host: Host,
+    handles: Handles,
+    connections: Sequence[Connection],
+    indexes: Sequence[tuple[int, ...]] | None = None,
+    ids: set[str] | None = None,
 ) -> list[Result]:
-    """Makes the connections; see Host.connect."""
+    """Makes the connections; see Host.connect.  `ids` are those that the request has had already."""
+    unable = _unable(host) if connections else None
+    if unable is not None:
+        return [Result(error=unable, changed=False) for _ in connections]
     items = [_Item(c) for c in connections]
-    _open(host, handles, items)
+    _open(host, handles, items, ids if ids is not None else set())
     for i, item in enumerate(items):
         if item.error is None:
             item.indexes = indexes[i] if indexes is not None else host.take_indexes(len(item.connection.ends))
@@ -57,6 +70,18 @@ def create(
     _check_still_there(handles, items)
     _undo(host, handles, [item for item in items if item.error is not None and item.created])
     return [_result(host, handles, item) for item in items]
+
+
+def _unable(host: Host) -> FastnlError | None:
+    """Why nothing at all can be made, found out with the first batch."""
+    try:
+        host.features  # noqa: B018
+    except OSError as e:
+        message = f"the kernel cannot be probed in a namespace of our own: {e.strerror}"
+        if e.errno in (errno.EPERM, errno.EACCES):
+            return NoPermission(f"{message}; CAP_SYS_ADMIN and CAP_NET_ADMIN are needed", errno=e.errno)
+        return KernelError(message, errno=e.errno or 0)
+    return None
 
 
 def _result(host: Host, handles: Handles, item: _Item) -> Result:
@@ -79,17 +104,16 @@ def open_end(handles: Handles, end: End, field: str) -> int:
 def open_named(handles: Handles, reference: str, field: str) -> int:
     try:
         return handles.open(reference)
-    except CallerError as e:
+    except FastnlError as e:
         problem = e.problem if isinstance(e, InvalidValue) else e.message
         if isinstance(e, InvalidValue):
             raise InvalidValue(field, problem) from None
         raise type(e)(f"{field}: {problem}", errno=e.errno, field=field) from None
 
 
-def _open(host: Host, handles: Handles, items: list[_Item]) -> None:
+def _open(host: Host, handles: Handles, items: list[_Item], ids: set[str]) -> None:
     """Opens the namespaces, finds lower devices, and turns away what excludes something else in the batch."""
-    names: dict[tuple[Identity, str], str] = {}
-    ids: set[str] = set()
+    names: dict[tuple[int, str], str] = {}
     lower: list[_Item] = []
     for item in items:
         connection = item.connection
@@ -100,20 +124,20 @@ def _open(host: Host, handles: Handles, items: list[_Item]) -> None:
             item.sender = open_named(handles, underlay, "vxlan.underlay")
             if isinstance(connection, Vxlan) and connection.dev is not None:
                 lower.append(item)
-            _claim(handles, item, names, ids)
-        except CallerError as e:
+            _claim(item, names, ids)
+        except FastnlError as e:
             item.error = e
     if lower:
         _find_lower(host, lower)
 
 
-def _claim(handles: Handles, item: _Item, names: dict[tuple[Identity, str], str], ids: set[str]) -> None:
+def _claim(item: _Item, names: dict[tuple[int, str], str], ids: set[str]) -> None:
     connection = item.connection
     if connection.id:
         if connection.id in ids:
             raise Conflict(f"id: {connection.id!r} is there twice in one request", field="id")
         ids.add(connection.id)
-    keys = [(handles.identity(fd), e.ifname) for fd, e in zip(item.fds, connection.ends, strict=True)]
+    keys = [(fd, e.ifname) for fd, e in zip(item.fds, connection.ends, strict=True)]
     if len(keys) == 2 and keys[0] == keys[1]:
         raise InvalidValue("b.ifname", f"both ends would be {keys[0][1]!r} in one namespace")
     for n, key in enumerate(keys):
@@ -137,49 +161,59 @@ def _find_lower(host: Host, items: list[_Item]) -> None:
         if visit is None:
             visit = visits[item.sender] = tour.visit(item.sender, asks=True)
         visit.get_link(n, name=item.connection.dev)
-        asked.append((item, item.connection.dev))
+        asked.append((item, item.connection))
     host.run(tour)
-    found = {fd: {row.ifname: row.ifindex for row in visit.rows()} for fd, visit in visits.items()}
-    for item, dev in asked:
-        item.lower = found[item.sender].get(dev, 0)
-        if not item.lower:
-            item.error = InvalidValue("vxlan.dev", f"the underlay's namespace has no interface {dev!r}")
+    found = {fd: {row.ifname: row for row in visit.rows()} for fd, visit in visits.items()}
+    for item, connection in asked:
+        row = found[item.sender].get(connection.dev)
+        if row is None:
+            item.error = InvalidValue("vxlan.dev", f"the underlay's namespace has no interface {connection.dev!r}")
+            continue
+        item.lower = row.ifindex
+        mtu, most = connection.inner_mtu, row.mtu - connection.overhead
+        if mtu is not None and mtu > most:  # the kernel would take less without a word (vxlan_config_apply)
+            field = "mtu" if connection.a.mtu is None else "a.mtu"
+            item.error = InvalidValue(field, f"{mtu} is more than fits through {connection.dev!r}, {most}")
 
 
 def _attempt(host: Host, handles: Handles, items: list[_Item]) -> list[_Item]:
     """One tour for the items; those to try again come back."""
     tour = Tour(len(items))
-    visits: dict[tuple[bool, Identity], Visit] = {}
-
-    def at(fd: int, *, second: bool) -> Visit:
-        key = (second, handles.identity(fd))
-        visit = visits.get(key)
-        if visit is None:
-            visit = visits[key] = tour.visit(fd)
-        return visit
-
+    senders: dict[int, Visit] = {}
     for n, item in enumerate(items):
         item.tries += 1
+        visit = senders.get(item.sender)
+        if visit is None:
+            visit = senders[item.sender] = tour.visit(item.sender)
         if isinstance(item.connection, Vxlan):
-            at(item.sender, second=False).vxlan(
-                n, item.connection, item.fds[0], item.indexes[0], item.lower, host.group
-            )
+            visit.vxlan(n, item.connection, item.fds[0], item.indexes[0], item.lower, host.group)
         else:
-            at(item.sender, second=False).veth(
-                n, item.connection, item.fds[0], item.indexes[0], item.fds[1], item.indexes[1], host.group
-            )
-    newcomers: Counter[Identity] = Counter()
+            visit.veth(n, item.connection, item.fds[0], item.indexes[0], item.fds[1], item.indexes[1], host.group)
+    homes: dict[int, Visit] = {}
+    crowds: dict[int, int] = {}
     for n, item in enumerate(items):
-        for end, (fd, index) in enumerate(zip(item.fds, item.indexes, strict=True)):
-            who = handles.identity(fd)
-            newcomers[who] += 1
-            furnish(host, at(fd, second=True), n, item.connection, end, index, host.population(who) + newcomers[who])
+        for end, fd in enumerate(item.fds):
+            visit = homes.get(fd)
+            if visit is None:
+                visit = homes[fd] = tour.visit(fd)
+                crowds[fd] = host.population(handles.identity(fd))
+            crowds[fd] += 1
+            furnish(host, visit, n, item.connection, end, item.indexes[end], crowds[fd])
+    for n, item in enumerate(items):
+        for end, e in enumerate(item.connection.ends):
+            if needs_carrier(e):
+                tour.visit(item.fds[end]).furnish_late(n, end, item.indexes[end], e)
     host.run(tour)
     return _judge(host, handles, items, tour.problems())
 
 
+def needs_carrier(end: End) -> bool:
+    """Whether it has neighbours that the kernel drops as long as the other end is down."""
+    return any(neighbour.state != "permanent" for neighbour in end.neighbours)
+
+
 def furnish(host: Host, visit: Visit, n: int, connection: Connection, end: int, index: int, crowd: int) -> None:
-    """All that an interface gets after it was created: marks, IPv6 mode, up, addresses, routes, neighbours.
+    """What an interface gets after it was created: marks, IPv6 mode, up, addresses, routes, permanent neighbours.
 
     crowd: how many ends of ours the namespace holds, this one counted.
     """
@@ -262,7 +296,12 @@ def _read_back(host: Host, handles: Handles, items: list[_Item]) -> list[_Item]:
         visit.get_link(n, item.indexes[0])
         visits.append(visit)
     host.run(tour)
-    there = [item for item, visit in zip(items, visits, strict=True) if visit.rows()]
+    # without an answer, an interface of that index may also be the foreign one that was in the way
+    there = [
+        item
+        for item, visit in zip(items, visits, strict=True)
+        if any(row.group == host.group and row.ifname == item.connection.ends[0].ifname for row in visit.rows())
+    ]
     for item in there:
         item.created = True
     _undo(host, handles, there)
@@ -285,31 +324,11 @@ def _undo(host: Host, handles: Handles, items: list[_Item]) -> None:
 
 def _check_still_there(handles: Handles, items: list[_Item]) -> None:
     """A namespace that was let go during the batch takes its interfaces along as soon as we close it."""
-    verdicts: dict[tuple[str, int], bool] = {}
+    lost = handles.lost()
+    if not lost:
+        return
     for item in items:
-        if item.error is not None:
-            continue
-        for n, (fd, end) in enumerate(zip(item.fds, item.connection.ends, strict=True)):
-            key = (end.netns, fd)
-            if key not in verdicts:
-                verdicts[key] = still_there(end.netns, handles.identity(fd))
-            if not verdicts[key]:
+        for n, end in enumerate(item.connection.ends):
+            if item.error is None and end.netns in lost:
                 field = f"{'ab'[n]}.netns"
                 item.error = NetnsGone(f"{field}: namespace {end.netns!r} went away meanwhile", field=field)
-                break
-
-
-def still_there(reference: str, who: Identity) -> bool:
-    """Whether a reference still means the same namespace."""
-    kind, value = split(reference)
-    path = {"": "/proc/thread-self/ns/net", "name": f"{RUN_NETNS}/{value}", "file": value}.get(kind)
-    try:
-        if path is not None:
-            return os.stat(path).st_ino == who.inode
-        fd = open_reference(reference)
-    except (OSError, CallerError):
-        return False
-    try:
-        return identity(fd) == who
-    finally:
-        os.close(fd)

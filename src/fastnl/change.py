@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fastnl import birth, sweep
-from fastnl._nl import Phase, Problem, Tour, Visit
-from fastnl.errors import CallerError, FastnlError, InternalError, NetnsGone
+from fastnl._nl import LinkRow, Phase, Problem, Tour, Visit
+from fastnl.errors import FastnlError, InternalError, NetnsGone
 from fastnl.explain import explain, name_in_use
 from fastnl.links import Connection, End, Veth, Vxlan
 from fastnl.netns import Handles
@@ -30,10 +30,14 @@ def in_place(old: Connection, new: Connection) -> bool:
         return replace(old, a=new.a, mtu=new.mtu) == new
     # an MTU, MAC or queue length that is no longer asked for has no value to go back to
     return not any(
-        _mtu(o, old) is not None and _mtu(n, new) is None or o.mac is not None and n.mac is None
-        or o.txqlen is not None and n.txqlen is None
+        (_mtu(o, old) is not None and _mtu(n, new) is None)
+        or (o.mac is not None and n.mac is None)
+        or (o.txqlen is not None and n.txqlen is None)
+        # an IPv6 side does not go, nor come without a link-local address, while the interface lives
+        or (o.ipv6 and not n.ipv6)
+        or ((_mtu(o, old) or 1500) < 1280 <= (_mtu(n, new) or 1500))
         for o, n in zip(old.ends, new.ends, strict=True)
-    )  # fmt: skip
+    )
 
 
 def _mtu(end: End, connection: Connection) -> int | None:
@@ -53,7 +57,7 @@ def update(host: Host, handles: Handles, changes: Sequence[tuple[Wired, Connecti
         else:
             anew.append(n)
     for n, result in zip(alter, _alter(host, handles, [changes[n] for n in alter]), strict=True):
-        if result is None:  # this kernel cannot rename an interface that is up
+        if result is None:
             anew.append(n)
         else:
             results[n] = result
@@ -66,14 +70,16 @@ def update(host: Host, handles: Handles, changes: Sequence[tuple[Wired, Connecti
 
 
 def _alter(host: Host, handles: Handles, changes: Sequence[tuple[Wired, Connection]]) -> list[Result | None]:
-    """Changes in place; None where the kernel refuses to rename an interface that is up."""
+    """Changes in place; None where only a new interface can take the change."""
     results: list[Result | None] = [None] * len(changes)
     tour = Tour(len(changes))
     visits: dict[int, Visit] = {}
+    looks = Tour(len(changes), False)
+    looking: dict[int, Visit] = {}
     for n, (wired, new) in enumerate(changes):
         try:
             fds = _reach(handles, wired)
-        except CallerError as e:
+        except FastnlError as e:
             results[n] = Result(wired=wired, error=e, changed=False)
             continue
         for end, fd in enumerate(fds):
@@ -81,10 +87,17 @@ def _alter(host: Host, handles: Handles, changes: Sequence[tuple[Wired, Connecti
             if visit is None:
                 visit = visits[fd] = tour.visit(fd)
             _write_changes(host, visit, n, end, wired, new)
+            if _sets_what_was_left_open(wired.connection, new, end):
+                if fd not in looking:
+                    looking[fd] = looks.visit(fd, asks=True)
+                looking[fd].get_link(n, wired.places[end].ifindex)
+    if looking:
+        host.run(looks)
     host.run(tour)
     first: dict[int, Problem] = {}
     for problem in tour.problems():
-        first.setdefault(problem.item, problem)
+        if not problem.soft:
+            first.setdefault(problem.item, problem)
     back = []
     for n, (wired, new) in enumerate(changes):
         found = first.get(n)
@@ -94,12 +107,29 @@ def _alter(host: Host, handles: Handles, changes: Sequence[tuple[Wired, Connecti
             results[n] = Result(wired=Wired(new, wired.places))
             continue
         back.append(n)
-        if found.errno == errno.EBUSY and found.phase == Phase.CHANGE:
-            continue
-        results[n] = Result(wired=wired, error=_change_error(new, found), changed=False)
+        if not _only_anew(wired.connection, found):
+            results[n] = Result(wired=wired, error=_change_error(new, found), changed=False)
     if back:
-        _take_back(host, handles, [changes[n] for n in back])
+        was = {(fd, row.ifindex): row for fd, visit in looking.items() for row in visit.rows()}
+        _take_back(host, handles, [changes[n] for n in back], was)
     return results
+
+
+def _only_anew(old: Connection, found: Problem) -> bool:
+    """Whether the kernel refuses for a reason that a new interface would not have."""
+    if found.phase == Phase.CHANGE:
+        return found.errno == errno.EBUSY  # before 6.2 an interface that is up cannot be renamed
+    # IPv6 is off on an end that was made without it in a crowd
+    return found.phase == Phase.ADDRESS and found.errno == errno.EACCES and not old.ends[found.end].ipv6
+
+
+def _sets_what_was_left_open(old: Connection, new: Connection, end: int) -> bool:
+    """Whether a value that the kernel chose is about to be replaced: to take it back it has to be known."""
+    o, w = old.ends[end], new.ends[end]
+    return any(
+        then is None and now is not None
+        for then, now in ((_mtu(o, old), _mtu(w, new)), (o.mac, w.mac), (o.txqlen, w.txqlen))
+    )
 
 
 def _change_error(new: Connection, found: Problem) -> FastnlError:
@@ -146,27 +176,40 @@ def _write_changes(host: Host, visit: Visit, n: int, end: int, wired: Wired, new
         )
     if alias != host.alias(old, end):
         visit.change(n, index, end=end, alias=alias)
+    # An address that goes takes the secondaries of its subnet along, and routes and neighbours that hung on
+    # it; a new MAC makes the kernel forget the neighbours.  So what stays is said again.
+    shaken = w.mac != o.mac or any(a not in w.addresses for a in o.addresses)
     for i, address in enumerate(w.addresses):
-        if address not in o.addresses:
-            visit.address(n, index, address, True, end, i)
-    # removing an address takes the routes with it that had it as source or were reached through it
-    routes_lost = any(a not in w.addresses for a in o.addresses)
+        kept = address in o.addresses
+        if not kept or shaken:
+            visit.address(n, index, address, True, end, i, soft=kept)
     for i, route in enumerate(w.routes):
-        if route not in o.routes:
-            visit.route(n, index, route, True, end, i)
-        elif routes_lost:
-            visit.route(n, index, route, True, end, i, replace=True)
+        kept = route in o.routes
+        if not kept or shaken:
+            visit.route(n, index, route, True, end, i, replace=kept)
     for i, neighbour in enumerate(w.neighbours):
-        if neighbour not in o.neighbours:
+        if neighbour not in o.neighbours or shaken:
             visit.neighbour(n, index, neighbour, True, end, i)
 
 
-def _take_back(host: Host, handles: Handles, changes: Sequence[tuple[Wired, Connection]]) -> None:
-    """Undoes changes of which a part failed; what was not done yet fails again, which is fine."""
+def _take_back(
+    host: Host,
+    handles: Handles,
+    changes: Sequence[tuple[Wired, Connection]],
+    was: dict[tuple[int, int], LinkRow],
+) -> None:
+    """Undoes changes of which a part failed; what was not done yet fails again, which is fine.
+
+    was: how the kernel had chosen what the old connection leaves open, by namespace and index.
+    """
     tour = Tour(len(changes), False)
     for n, (wired, new) in enumerate(changes):
         for end, fd in enumerate(_reach(handles, wired)):
-            _write_changes(host, tour.visit(fd), n, end, Wired(new, wired.places), wired.connection)
+            visit, index = tour.visit(fd), wired.places[end].ifindex
+            _write_changes(host, visit, n, end, Wired(new, wired.places), wired.connection)
+            row = was.get((fd, index))
+            if row is not None:
+                visit.change(n, index, end=end, mtu=row.mtu, mac=row.mac, txqlen=row.txqlen)
     host.run(tour)
 
 
@@ -175,20 +218,35 @@ def _take_back(host: Host, handles: Handles, changes: Sequence[tuple[Wired, Conn
 
 def _recreate(host: Host, handles: Handles, changes: Sequence[tuple[Wired, Connection]]) -> list[Result]:
     """Removes and makes anew; where the new one cannot be made, the old one is made again."""
-    if not changes:
-        return []
-    removed = sweep.remove(host, handles, [wired for wired, _ in changes])
-    going = [n for n, r in enumerate(removed) if r.error is None]
-    made = birth.create(host, handles, [changes[n][1] for n in going], None)
+    results = _out_of_reach(handles, changes)
+    leaving = [n for n in range(len(changes)) if n not in results]
+    removed = sweep.remove(host, handles, [changes[n][0] for n in leaving])
+    results |= zip(leaving, removed, strict=True)
+    going = [n for n in leaving if results[n].error is None]
+    made = birth.create(host, handles, [changes[n][1] for n in going])
     failed = [n for n, r in zip(going, made, strict=True) if r.error is not None]
-    again = birth.create(host, handles, [changes[n][0].connection for n in failed], None)
-    results = dict(enumerate(removed)) | dict(zip(going, made, strict=True))
+    again = birth.create(host, handles, [changes[n][0].connection for n in failed])
+    results |= zip(going, made, strict=True)
     for n, old in zip(failed, again, strict=True):
         error = results[n].error
         if old.wired is None and error is not None:
             error.message += f"; and what was there before could not be restored: {old.error}"
         results[n] = Result(wired=old.wired, error=error, changed=old.wired is None)
     return [results[n] for n in range(len(changes))]
+
+
+def _out_of_reach(handles: Handles, changes: Sequence[tuple[Wired, Connection]]) -> dict[int, Result]:
+    """Those whose new namespaces are not there: nothing is taken down for them."""
+    results = {}
+    for n, (wired, new) in enumerate(changes):
+        try:
+            for i, end in enumerate(new.ends):
+                birth.open_end(handles, end, "ab"[i])
+            if isinstance(new, Vxlan):
+                birth.open_named(handles, new.underlay, "vxlan.underlay")
+        except FastnlError as e:
+            results[n] = Result(wired=wired, error=e, changed=False)
+    return results
 
 
 # -- moves -----------------------------------------------------------------------------------------
@@ -202,7 +260,7 @@ def move(host: Host, handles: Handles, moves: Sequence[Move]) -> list[Result]:
     for n, m in enumerate(moves):
         try:
             new = elsewhere(m)
-        except CallerError as e:
+        except FastnlError as e:
             results[n] = Result(wired=m.wired, error=e, changed=False)
             continue
         if new == m.wired.connection:
@@ -236,35 +294,45 @@ def _move(host: Host, handles: Handles, m: Move, new: Connection) -> Result:
     try:
         source = _reach(handles, wired)[m.end]
         target = birth.open_end(handles, new.ends[m.end], "ab"[m.end])
-    except CallerError as e:
+    except FastnlError as e:
         return Result(wired=wired, error=e, changed=False)
-    places = list(wired.places)
-    places[m.end] = Place(wired.places[m.end].ifindex, handles.identity(target))
-    moved = Wired(new, tuple(places))
-    if handles.identity(target) == handles.identity(source):
-        return Result(wired=moved, changed=False)
-    error = _carry(host, wired.connection, new, m.end, places[m.end].ifindex, source, target)
+    index = there = wired.places[m.end].ifindex
+    if target == source:
+        return Result(wired=Wired(new, wired.places), changed=False)
+    error = _carry(host, wired.connection, new, m.end, (index, there), source, target)
+    if error is not None and error.phase == "move" and error.errno == errno.EBUSY:
+        # somebody in the target has that index
+        there = host.take_indexes(1)[0]
+        error = _carry(host, wired.connection, new, m.end, (index, there), source, target)
     if error is None:
+        places = list(wired.places)
+        places[m.end] = Place(there, handles.identity(target))
+        moved = Wired(new, tuple(places))
         host.count(wired, -1)
         host.count(moved, 1)
         return Result(wired=moved)
     if error.phase == "move":
         return Result(wired=wired, error=error, changed=False)
-    back = _carry(host, new, wired.connection, m.end, places[m.end].ifindex, target, source)
+    back = _carry(host, new, wired.connection, m.end, (there, index), target, source)
     if back is not None:
         error.message += f"; and it could not be taken back: {back}"
     return Result(wired=wired if back is None else None, error=error, changed=back is not None)
 
 
 def _carry(
-    host: Host, old: Connection, new: Connection, end: int, index: int, source: int, target: int
+    host: Host, old: Connection, new: Connection, end: int, indexes: tuple[int, int], source: int, target: int
 ) -> FastnlError | None:
-    """Moves one interface and furnishes it again: it arrives down, without addresses, routes and neighbours."""
+    """Moves one interface and furnishes it again: it arrives down, without addresses, routes and neighbours.
+
+    indexes: here and there.  The latter is asked for, so that the kernel refuses (EBUSY) where it would
+    otherwise give another one, and the furniture go to whoever has the index there.
+    """
     tour = Tour(1)
     # going down first is part of the move anyway; as its own message it costs no more
-    tour.visit(source).move(0, index, target, end=end)
+    tour.visit(source).move(0, indexes[0], target, end=end, new_index=indexes[1])
     arrival = tour.visit(target)
-    birth.furnish(host, arrival, 0, new, end, index, 1)
+    birth.furnish(host, arrival, 0, new, end, indexes[1], 1)
+    arrival.furnish_late(0, end, indexes[1], new.ends[end])
     host.run(tour)
     for problem in tour.problems():
         if problem.errno == 0:

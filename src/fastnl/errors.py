@@ -110,7 +110,7 @@ class InternalError(FastnlError):
 
 
 def errno_name(number: int) -> str:
-    """"EEXIST: File exists" for 17."""
+    """For 17, "EEXIST: File exists"."""
     import errno
 
     return f"{errno.errorcode.get(number, number)}: {os.strerror(number)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import Any
 
 from fastnl._nl import Phase, Problem
 from fastnl.errors import FastnlError, KernelError, NameInUse, NoPermission, VniInUse
@@ -77,7 +78,7 @@ def explain(connection: Connection, problem: Problem) -> FastnlError:
     said = f" ({problem.ext_ack})" if problem.ext_ack else ""
     subject = _value_at(connection, problem) if problem.phase != Phase.CREATE else connection.kind
     message = f"{field + ': ' if field else ''}{phase} {subject}: {words}{said}"
-    details = {
+    details: dict[str, Any] = {
         "errno": problem.errno,
         "ext_ack": problem.ext_ack,
         "offset": problem.offset,

@@ -94,23 +94,24 @@ class End:
                 raise InvalidValue(dot + "mac", problem)
         if mtu is not None:
             _number(mtu, MIN_MTU, MAX_MTU, dot + "mtu")
-        if queues != 1:
+        if queues != 1 or queues is True:
             _number(queues, 1, 4096, dot + "queues")
         if txqlen is not None:
             _number(txqlen, 0, (1 << 31) - 1, dot + "txqlen")
-        addresses = tuple(
+        checked = tuple(
             a if isinstance(a, Address) else Address(a, f"{dot}addresses[{i}]") for i, a in enumerate(addresses)
         )
         routes, neighbours = tuple(routes), tuple(neighbours)
-        if len(addresses) > 1:
-            _each_once(addresses, dot + "addresses")
-        ipv6 = any(x.family == 6 for x in (*addresses, *routes, *neighbours))
+        if len(checked) > 1:
+            _each_once(checked, dot + "addresses")
+        everything: tuple[Address | Route | Neighbour, ...] = (*checked, *routes, *neighbours)
+        ipv6 = any(x.family == 6 for x in everything)
         if ipv6 and mtu is not None and mtu < 1280:
             raise InvalidValue(dot + "mtu", f"{mtu}: IPv6 needs an MTU of at least 1280")
         put = object.__setattr__
         put(self, "netns", netns)
         put(self, "ifname", ifname)
-        put(self, "addresses", addresses)
+        put(self, "addresses", checked)
         put(self, "mac", mac)
         put(self, "mtu", mtu)
         put(self, "routes", routes)
@@ -217,27 +218,38 @@ class Vxlan:
             _check_id(self.id)
         _number(self.vni, 0, MAX_VNI, "vxlan.vni")
         _number(self.port, 1, 65535, "vxlan.port")
-        local = Address(self.local, "vxlan.local") if self.local is not None else None
-        family = local.family if local else 0
+        family = 0
+        if self.local is not None:
+            family = Address(self.local, "vxlan.local").family
+            if "/" in self.local:
+                raise InvalidValue("vxlan.local", f"{self.local!r}: an outer address has no prefix length")
         if self.remote is not None:
             family = self._check_remote(self.remote, family)
         if not isinstance(self.underlay, str):
             raise InvalidValue("vxlan.underlay", f"must be text, not {type(self.underlay).__name__}")
         if self.dev is not None and name_problem(self.dev):
             raise InvalidValue("vxlan.dev", name_problem(self.dev) or "")
-        if self.mtu is not None:
-            _number(self.mtu, MIN_MTU, MAX_MTU - VXLAN_OVERHEAD[family or 4], "mtu")
+        for mtu, where in ((self.mtu, "mtu"), (self.a.mtu, "a.mtu")):
+            if mtu is not None:
+                _number(mtu, MIN_MTU, MAX_MTU - self.overhead, where)
         if self.a.ipv6 and (self.inner_mtu or 1280) < 1280:
             raise InvalidValue("mtu", f"{self.inner_mtu}: IPv6 needs an MTU of at least 1280")
         self._check_options(family)
 
     def _check_remote(self, remote: str, family: int) -> int:
         # a group is multicast and so no address for an interface; Neighbour takes any address
-        got = Neighbour(remote, "02:00:00:00:00:01", field="vxlan.remote")
+        try:
+            got = Neighbour(remote, "02:00:00:00:00:01")
+        except InvalidValue as e:
+            raise InvalidValue("vxlan.remote", e.problem) from None
         if family and got.family != family:
             raise InvalidValue("vxlan.remote", f"{remote!r} is not of the family of the local address")
-        first = int(got.ip.split(".")[0]) if got.family == 4 else 0
-        if (got.ip.startswith("ff") and got.family == 6 or 224 <= first <= 239) and self.dev is None:
+        if got.family == 4:
+            multicast = 224 <= int(got.ip.partition(".")[0]) <= 239
+        else:
+            first = got.ip.partition(":")[0]
+            multicast = len(first) == 4 and first.startswith("ff")  # ff02::1, but not ff::1, which is 00ff::1
+        if multicast and self.dev is None:
             raise InvalidValue("vxlan.dev", "a multicast group needs a lower device")
         return got.family
 
@@ -272,7 +284,12 @@ class Vxlan:
             return self.a.mtu or self.mtu
         if self.dev is not None:
             return None
-        return 1500 - VXLAN_OVERHEAD[6 if ":" in (self.remote or self.local or "") else 4]
+        return 1500 - self.overhead
+
+    @property
+    def overhead(self) -> int:
+        """Bytes that the outer headers take of a packet."""
+        return VXLAN_OVERHEAD[6 if ":" in (self.remote or self.local or "") else 4]
 
     @property
     def ends(self) -> tuple[End, ...]:

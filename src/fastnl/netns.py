@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastnl._nl import netns_identity, new_netns, open_netns
-from fastnl.errors import CallerError, InvalidValue, NetnsNotFound, NoPermission
+from fastnl.errors import FastnlError, InvalidValue, KernelError, NetnsNotFound, NoPermission
 
 RUN_NETNS = "/run/netns"
 PIDFD_GET_NET_NAMESPACE = 0xFF04  # _IO(0xFF, 4), include/uapi/linux/pidfd.h, Linux 6.11
@@ -61,8 +61,9 @@ def split(reference: str) -> tuple[str, str]:
         if not value.startswith("/"):
             raise InvalidValue("netns", f"{reference!r}: the path must begin with /")
     elif kind in ("pid", "inode"):
-        if not (value.isascii() and value.isdigit()) or not 0 < int(value) < 1 << 63:
-            raise InvalidValue("netns", f"{reference!r}: {value!r} is not a number")
+        most = (1 << 31) - 1 if kind == "pid" else (1 << 63) - 1
+        if not (value.isascii() and value.isdigit() and len(value) < 20 and 0 < int(value) <= most):
+            raise InvalidValue("netns", f"{reference!r}: {value!r} is not a number from 1 to {most}")
     elif kind == "microservice":
         raise InvalidValue("netns", f"{reference!r}: microservices are known to the engine's northbounds only")
     else:
@@ -93,7 +94,7 @@ def open_reference(reference: str) -> int:
     }.get(kind)
     try:
         if path is not None:
-            return open_netns(path)
+            return open_netns(path, careful=kind == "file")
         if kind == "pid":
             return _open_pid(int(value))
         return _open_inode(int(value))
@@ -101,11 +102,11 @@ def open_reference(reference: str) -> int:
         raise _not_found(reference, kind, value, e) from None
 
 
-def _not_found(reference: str, kind: str, value: str, e: OSError) -> CallerError:
+def _not_found(reference: str, kind: str, value: str, e: OSError) -> FastnlError:
     if e.errno in (errno.EACCES, errno.EPERM):
         return NoPermission(f"namespace {reference!r}: {e.strerror}; root or CAP_SYS_PTRACE is needed", errno=e.errno)
     if e.errno in (errno.EMFILE, errno.ENFILE):
-        return NetnsNotFound(f"namespace {reference!r}: {e.strerror}; raise the limit of open files", errno=e.errno)
+        return KernelError(f"namespace {reference!r}: {e.strerror}; raise the limit of open files", errno=e.errno)
     if e.errno == errno.EINVAL:
         why = f"{e.filename or value} is there but is no network namespace"
         if kind == "name":
@@ -168,15 +169,16 @@ def identity(fd: int) -> Identity:
 
 
 class Handles:
-    """Open namespaces of one batch, each reference opened once, all closed at the end.
+    """Open namespaces of one batch, each opened once, all closed at the end.
 
-    Two references may name one namespace: identity(fd) tells.
+    References that mean one namespace share one descriptor.
     """
 
     def __init__(self) -> None:
         self._fds: dict[str, int] = {}
-        self._failed: dict[str, CallerError] = {}
+        self._failed: dict[str, FastnlError] = {}
         self._who: dict[int, Identity] = {}
+        self._known: dict[Identity, int] = {}
 
     def __enter__(self) -> Handles:
         return self
@@ -196,11 +198,15 @@ class Handles:
             raise self._failed[reference]
         try:
             fd = open_reference(reference)
-        except CallerError as e:
+        except FastnlError as e:
             self._failed[reference] = e
             raise
-        self._fds[reference] = fd
-        return fd
+        known = self._known.setdefault(self.identity(fd), fd)
+        if known != fd:
+            del self._who[fd]
+            os.close(fd)
+        self._fds[reference] = known
+        return known
 
     def identity(self, fd: int) -> Identity:
         who = self._who.get(fd)
@@ -208,12 +214,34 @@ class Handles:
             who = self._who[fd] = identity(fd)
         return who
 
+    def lost(self) -> set[str]:
+        """The references that do not mean any more what they meant when they were opened."""
+        return {reference for reference, fd in self._fds.items() if not _means(reference, self._who[fd])}
+
     def close(self) -> None:
-        for fd in self._fds.values():
+        for fd in self._known.values():
             os.close(fd)
+        self._known.clear()
         self._fds.clear()
         self._who.clear()
         self._failed.clear()
+
+
+def _means(reference: str, who: Identity) -> bool:
+    """Whether a reference still means a namespace that is held open, which keeps its inode from being given again."""
+    kind, value = split(reference)
+    if not kind:
+        return True  # one's own cannot go away
+    try:
+        if kind in ("name", "file"):
+            return os.stat(f"{RUN_NETNS}/{value}" if kind == "name" else value).st_ino == who.inode
+        fd = open_reference(reference)
+    except (OSError, FastnlError):
+        return False
+    try:
+        return identity(fd) == who
+    finally:
+        os.close(fd)
 
 
 def create(name: str) -> None:

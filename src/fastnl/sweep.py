@@ -15,10 +15,10 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from fastnl._nl import Phase, Problem, Tour, Visit
-from fastnl.errors import CallerError, FastnlError, KernelError
+from fastnl.errors import FastnlError, KernelError, NetnsNotFound
 from fastnl.explain import explain
 from fastnl.links import End
-from fastnl.netns import Handles
+from fastnl.netns import Handles, Identity
 from fastnl.wired import Result, Wired
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Target(NamedTuple):
     ends: tuple[End, ...]
     fds: tuple[int, ...]
     indexes: tuple[int, ...]
+    error: FastnlError | None = None
 
 
 def cover(pairs: Sequence[tuple[K, ...]]) -> list[int]:
@@ -69,7 +70,7 @@ def cover(pairs: Sequence[tuple[K, ...]]) -> list[int]:
 
 def remove(host: Host, handles: Handles, wired: Sequence[Wired]) -> list[Result]:
     """Removes connections; see Host.disconnect."""
-    targets = [_target(handles, w) for w in wired]
+    targets = _targets(handles, wired)
     results = []
     for w, error in zip(wired, sweep(host, targets), strict=True):
         if error is None or error.errno == errno.ENODEV:
@@ -80,25 +81,39 @@ def remove(host: Host, handles: Handles, wired: Sequence[Wired]) -> list[Result]
     return results
 
 
-def _target(handles: Handles, wired: Wired) -> Target:
-    """Opens what is still there; a reference that means another namespace now is out of reach."""
-    fds = []
-    for end, place in zip(wired.connection.ends, wired.places, strict=True):
+def _targets(handles: Handles, wired: Sequence[Wired]) -> list[Target]:
+    """Opens only the end through which a pair will be removed, or the other one where that is out of reach."""
+    targets = []
+    for w, choice in zip(wired, cover([tuple(p.netns for p in w.places) for w in wired]), strict=True):
+        fds = [-1] * len(w.places)
+        error = None
         try:
-            fd = handles.open(end.netns)
-        except CallerError:
-            fd = -1
-        if fd >= 0 and handles.identity(fd) != place.netns:
-            fd = -1
-        fds.append(fd)
-    return Target(wired.connection.ends, tuple(fds), tuple(p.ifindex for p in wired.places))
+            for end in (choice, *(n for n in range(len(fds)) if n != choice)):
+                fds[end] = _reach(handles, w.connection.ends[end].netns, w.places[end].netns)
+                if fds[end] >= 0:
+                    break
+        except FastnlError as e:
+            error = e  # it may well be there, as when we are out of descriptors: not to be taken for gone
+        targets.append(Target(w.connection.ends, tuple(fds), tuple(p.ifindex for p in w.places), error))
+    return targets
+
+
+def _reach(handles: Handles, reference: str, who: Identity) -> int:
+    """The open namespace; -1 if it is gone or the reference means another one now.  Raises FastnlError."""
+    try:
+        fd = handles.open(reference)
+    except NetnsNotFound:
+        return -1
+    return fd if handles.identity(fd) == who else -1
 
 
 def sweep(host: Host, targets: Sequence[Target]) -> list[FastnlError | None]:
     """Deletes interfaces; one error per target, None: gone now, errno ENODEV: was gone already."""
-    errors: list[FastnlError | None] = [None] * len(targets)
+    errors: list[FastnlError | None] = [target.error for target in targets]
     reachable: list[int] = []
     for n, target in enumerate(targets):
+        if target.error is not None:
+            continue
         if any(fd >= 0 for fd in target.fds):
             reachable.append(n)
         else:

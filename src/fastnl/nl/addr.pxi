@@ -10,13 +10,16 @@ cdef inline size_t ip_size(uint8_t family) noexcept nogil:
     return 4 if family == AF_INET else 16
 
 
-cdef int parse_ip(str text, Prefix *out, str field) except -1:
+cdef int parse_ip(object text, Prefix *out, str field) except -1:
     """Text of an address to its bytes; the family follows from the text."""
     cdef Py_ssize_t n
     cdef const char *p
     if not isinstance(text, str):
         raise InvalidValue(field, f"must be an IP address as text, not {type(text).__name__}")
-    p = PyUnicode_AsUTF8AndSize(text, &n)
+    try:
+        p = PyUnicode_AsUTF8AndSize(text, &n)
+    except UnicodeEncodeError:
+        raise InvalidValue(field, f"{text!r} cannot be written as UTF-8") from None
     memset(out, 0, sizeof(Prefix))
     if <size_t>n == strlen(p):                          # a NUL inside would hide what follows it
         out.family = AF_INET6 if strchr(p, 58) != NULL else AF_INET
@@ -26,7 +29,7 @@ cdef int parse_ip(str text, Prefix *out, str field) except -1:
     raise InvalidValue(field, f"{text!r} is not an IPv4 or IPv6 address")
 
 
-cdef int parse_prefix(str text, Prefix *out, str field) except -1:
+cdef int parse_prefix(object text, Prefix *out, str field) except -1:
     """"10.0.0.1/24" to bytes and length; without a mask the whole address counts (/32 or /128)."""
     cdef str ip, mask
     cdef int most
@@ -77,8 +80,14 @@ cdef void clear_host_bits(Prefix *p) noexcept nogil:
 cdef bint parse_mac(str text, uint8_t *out) except -1:
     """Six bytes from "02:00:00:00:00:01"; false if the text is anything else."""
     cdef Py_ssize_t n, i
-    cdef const char *p = PyUnicode_AsUTF8AndSize(text, &n)
+    cdef const char *p
     cdef int digit, value = 0
+    if len(text) != 17:
+        return False
+    try:
+        p = PyUnicode_AsUTF8AndSize(text, &n)
+    except UnicodeEncodeError:
+        return False
     if n != 17:
         return False
     for i in range(17):

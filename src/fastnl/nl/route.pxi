@@ -153,8 +153,8 @@ cdef void build_route(Buf *b, bint add, int ifindex, Route r, bint replace) noex
     head.rtm_family = r.dst.family
     head.rtm_dst_len = r.dst.length
     head.rtm_table = <uint8_t>(table if table < 256 else RT_TABLE_COMPAT)
+    head.rtm_protocol = RTPROT_STATIC       # also when deleting: somebody else's route of another origin stays
     if add:
-        head.rtm_protocol = RTPROT_STATIC
         head.rtm_type = RTN_UNICAST
         # IPv4 wants link scope for a destination on the link; IPv6 has no scopes here and ignores it
         head.rtm_scope = RT_SCOPE_UNIVERSE if r.has_gw or r.dst.family == AF_INET6 else RT_SCOPE_LINK

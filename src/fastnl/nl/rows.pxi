@@ -15,6 +15,7 @@ cdef class LinkRow:
     cdef readonly int operstate
     cdef readonly unsigned int tx_queues
     cdef readonly unsigned int rx_queues
+    cdef readonly unsigned int txqlen
     cdef readonly int addr_gen_mode         # -1: no IPv6 on this interface
     cdef readonly dict stats                # counters when they were asked for, else None
     cdef readonly dict vxlan                # {"vni": …, "port": …, "local": …, "remote": …} or None
@@ -179,6 +180,8 @@ cdef LinkRow read_link(const nlmsghdr *h):
             row.tx_queues = attr_u32(a)
         elif kind == IFLA_NUM_RX_QUEUES:
             row.rx_queues = attr_u32(a)
+        elif kind == IFLA_TXQLEN:
+            row.txqlen = attr_u32(a)
         elif kind == IFLA_AF_SPEC:
             read_af_spec(row, a)
         elif kind == IFLA_STATS64:

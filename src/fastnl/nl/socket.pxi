@@ -29,6 +29,7 @@ cdef struct Note:           # one message of a visit
     uint32_t offset         # of the attribute that the kernel did not like
     uint32_t text           # where its extended ACK text begins in Stop.texts, 0: none
     uint8_t state
+    bint fence              # the datagram ends with it: what follows depends on its outcome
 
 cdef struct FileNote:       # one file of /proc/sys to be written inside the namespace, before the messages
     uint32_t path           # where its path begins in Stop.files
@@ -38,6 +39,7 @@ cdef struct FileNote:       # one file of /proc/sys to be written inside the nam
 cdef struct Stop:
     int ns_fd
     Buf out
+    size_t whole            # bytes of whole messages in `out`
     Note *notes
     size_t n_notes, cap_notes
     Buf files
@@ -59,7 +61,7 @@ cdef struct Trip:
     int next                # the next stop to take, taken atomically by the threads
     uint8_t *failed         # per item
     int32_t n_items
-    bint skip               # leave out later messages of an item that failed
+    bint skip               # leave out later messages of an item that failed or whose answer was lost
     size_t datagram_bytes
     size_t datagram_messages
     int rcvbuf              # for tests: a receive buffer this small instead of a large one
@@ -135,6 +137,8 @@ cdef void take_ack(Trip *t, Stop *s, const nlmsghdr *h, size_t first, size_t las
         return
     note.offset = ack.offset
     if ack.err and ack.text_len:
+        if s.texts.len == 0:
+            buf_room(&s.texts, 1)       # offset 0 stands for "no text"
         note.text = <uint32_t>s.texts.len
         p = buf_room(&s.texts, ack.text_len + 1)
         if p != NULL:
@@ -183,11 +187,17 @@ cdef void drain_acks(Trip *t, Stop *s, int fd, size_t first, size_t last) noexce
                 if h == NULL:
                     break
                 take_ack(t, s, h, first, last)
-    if lost or (s.notes[last].state != DONE and s.notes[last].state != FAILED):
-        return
-    for k in range(first, last):
-        if s.notes[k].state == SENT:
+        if n < RECV_SLOTS:              # the queue is empty; an overrun would have been told before its first answer
+            break
+    lost = lost or s.notes[last].state == SENT
+    for k in range(first, last + 1):
+        if s.notes[k].state != SENT:
+            continue
+        if not lost:
             s.notes[k].state = DONE
+        elif not s.notes[k].what & SOFT and 0 <= s.notes[k].item < t.n_items:
+            # what comes later must not build on it: the index that it asked for may be somebody else's
+            t.failed[s.notes[k].item] = 1
 
 
 cdef size_t send_limit(Trip *t, int fd) noexcept nogil:
@@ -213,7 +223,7 @@ cdef size_t send_datagram(Trip *t, Stop *s, int fd, size_t first, size_t most) n
             i += 1
             continue
         h = <nlmsghdr *>(s.out.data + s.notes[i].at)
-        size = (s.notes[i + 1].at if i + 1 < s.n_notes else s.out.len) - s.notes[i].at
+        size = (s.notes[i + 1].at if i + 1 < s.n_notes else s.whole) - s.notes[i].at
         if count and (bytes_ + size > most or count >= t.datagram_messages):
             break
         h.nlmsg_seq = <uint32_t>(i + 1)
@@ -227,6 +237,8 @@ cdef size_t send_datagram(Trip *t, Stop *s, int fd, size_t first, size_t most) n
             room = n_iov < MAX_IOV
         if not count:
             begin = i
+        if s.notes[i].fence:
+            room = False
         last = i
         bytes_ += size
         count += 1

@@ -26,6 +26,7 @@ class Problem(NamedTuple):
     """One message that did not do what it should.
 
     errno 0 means that its outcome is unknown: the kernel's answer was lost and has to be read back.
+    A soft one was not meant to fail its item.
     """
     item: int
     phase: int
@@ -34,6 +35,7 @@ class Problem(NamedTuple):
     errno: int
     ext_ack: str
     offset: int
+    soft: bool = False
 
 
 @cython.final
@@ -50,7 +52,6 @@ cdef class Visit:
         memset(&self.s, 0, sizeof(Stop))
         self.ns_fd = self.s.ns_fd = ns_fd
         self.s.asks = asks
-        buf_room(&self.s.texts, 1)      # offset 0 stands for "no text"
 
     def __dealloc__(self):
         free(self.s.out.data)
@@ -60,6 +61,12 @@ cdef class Visit:
         free(self.s.notes)
         free(self.s.file_notes)
 
+    cdef size_t begin(self) noexcept:
+        """Where the next message begins.  What is left of one that could not be finished, a bad MAC say, goes."""
+        self.s.out.len = self.s.whole
+        self.s.out.err = 0
+        return self.s.whole
+
     cdef int note(self, size_t at, int32_t item, uint32_t what) except -1:
         """Books the message that was just built; raises what went wrong while building it."""
         cdef size_t cap
@@ -68,13 +75,11 @@ cdef class Visit:
         cdef int err
         if self.s.out.err:
             err = self.s.out.err
-            self.s.out.err = 0
-            self.s.out.len = at
             if err == ENOMEM:
                 raise MemoryError("no memory for a netlink message")
             raise OverflowError("a netlink attribute would be longer than 65535 bytes")
         if self.s.n_notes == self.s.cap_notes:
-            cap = self.s.cap_notes * 2 if self.s.cap_notes else 64
+            cap = self.s.cap_notes * 2 if self.s.cap_notes else 8
             grown = <Note *>realloc(self.s.notes, cap * sizeof(Note))
             if grown == NULL:
                 raise MemoryError("no memory for a netlink message")
@@ -86,25 +91,26 @@ cdef class Visit:
         n.item = item
         n.what = what
         self.s.n_notes += 1
+        self.s.whole = self.s.out.len
         return 0
 
     # -- creating -------------------------------------------------------------------------------
 
     def veth(self, int item, veth, int a_fd, int a_index, int b_fd, int b_index, unsigned int group=0):
         """Creates a pair, each end born in the namespace of its descriptor with the index given."""
-        cdef size_t at = self.s.out.len
+        cdef size_t at = self.begin()
         build_veth(&self.s.out, veth, a_fd, a_index, b_fd, b_index, group)
         self.note(at, item, what_of(1, 0, 0))
 
     def vxlan(self, int item, vxlan, int ns_fd, int index, int lower=0, unsigned int group=0):
         """Creates a VXLAN in `ns_fd` whose tunnel runs in this visit's namespace."""
-        cdef size_t at = self.s.out.len
+        cdef size_t at = self.begin()
         build_vxlan(&self.s.out, vxlan, ns_fd, index, lower, group)
         self.note(at, item, what_of(1, 0, 0))
 
     def device(self, int item, str kind, str name, *, int ns_fd=-1, int index=0, unsigned int group=0, mtu=0):
         """Creates an interface of a kind without parameters: "dummy", "bridge", "ifb"."""
-        cdef size_t at = self.s.out.len
+        cdef size_t at = self.begin()
         build_dummy_like(&self.s.out, kind, name, ns_fd, index, group, mtu)
         self.note(at, item, what_of(1, 0, 0))
 
@@ -122,7 +128,7 @@ cdef class Visit:
         cdef size_t at = self.s.files.len
         cdef char *p
         if self.s.n_files == self.s.cap_files:
-            cap = self.s.cap_files * 2 if self.s.cap_files else 64
+            cap = self.s.cap_files * 2 if self.s.cap_files else 8
             grown = <FileNote *>realloc(self.s.file_notes, cap * sizeof(FileNote))
             if grown == NULL:
                 raise MemoryError("no memory for a file note")
@@ -145,52 +151,64 @@ cdef class Visit:
         the kernel works on the flags first (do_setlink), and the second end of a pair, which has a carrier
         at once, would have its link-local address before the mode that forbids it.
         """
-        cdef size_t at = self.s.out.len
+        cdef size_t at = self.begin()
         if addr_gen_mode >= 0:
             build_marks(&self.s.out, index, alias, addr_gen_mode)
             self.note(at, item, what_of(2, end, 0))
-            at = self.s.out.len
+            at = self.begin()
             build_up(&self.s.out, index, None)
         else:
             build_up(&self.s.out, index, alias)
         self.note(at, item, what_of(2, end, 0))
 
     def furnish(self, int item, int end, int index, what):
-        """Adds the addresses, routes and neighbours of an End, in the order in which they need each other."""
+        """Adds the addresses, routes and permanent neighbours of an End, in the order in which they need each other."""
         cdef size_t i
         for i, address in enumerate(what.addresses):
             self.address(item, index, address, True, end, i)
         for i, route in enumerate(what.routes):
             self.route(item, index, route, True, end, i)
         for i, neighbour in enumerate(what.neighbours):
-            self.neighbour(item, index, neighbour, True, end, i)
+            if neighbour.state == "permanent":
+                self.neighbour(item, index, neighbour, True, end, i)
+
+    def furnish_late(self, int item, int end, int index, what):
+        """Adds the neighbours that are not permanent.  They need a carrier, so the other end has to be up.
+
+        The kernel forgets them when it finds that there is none, which it looks for in its own time after
+        the first end came up (neigh_carrier_down, net/core/neighbour.c).
+        """
+        cdef size_t i
+        for i, neighbour in enumerate(what.neighbours):
+            if neighbour.state != "permanent":
+                self.neighbour(item, index, neighbour, True, end, i)
 
     # -- changing -------------------------------------------------------------------------------
 
     def address(self, int item, int index, Address address not None, bint add=True, int end=0, size_t place=0,
                 bint soft=False):
         """Adds or removes an address; with `soft` a failure does not fail the item."""
-        cdef size_t at = self.s.out.len
+        cdef size_t at = self.begin()
         build_addr(&self.s.out, add, <uint32_t>index, &address.p)
         self.note(at, item, what_of(3, end, place) | (SOFT if soft else 0))
 
     def route(self, int item, int index, Route route not None, bint add=True, int end=0, size_t place=0,
               bint soft=False, bint replace=False):
         """Adds, adds or replaces, or removes a route through the interface."""
-        cdef size_t at = self.s.out.len
+        cdef size_t at = self.begin()
         build_route(&self.s.out, add, index, route, replace)
         self.note(at, item, what_of(4, end, place) | (SOFT if soft else 0))
 
     def neighbour(self, int item, int index, Neighbour neighbour not None, bint add=True, int end=0,
                   size_t place=0, bint soft=False):
         """Adds (or replaces) or removes a neighbour."""
-        cdef size_t at = self.s.out.len
+        cdef size_t at = self.begin()
         build_neigh(&self.s.out, add, index, neighbour)
         self.note(at, item, what_of(5, end, place) | (SOFT if soft else 0))
 
     def rule(self, int item, Rule rule not None, bint add=True, size_t place=0):
         """Adds or removes a policy rule of the namespace."""
-        cdef size_t at = self.s.out.len
+        cdef size_t at = self.begin()
         build_rule(&self.s.out, add, rule)
         self.note(at, item, what_of(10, 0, place))
 
@@ -201,7 +219,7 @@ cdef class Visit:
         `name` renames, which costs a grace period and is refused with EBUSY for an interface that is up
         before Linux 6.2.  `alias` "" removes the alias.
         """
-        cdef size_t at = self.s.out.len
+        cdef size_t at = self.begin()
         cdef uint8_t raw[6]
         link_begin(&self.s.out, RTM_SETLINK, 0, index, IFF_UP if up else 0, IFF_UP if up is not None else 0)
         if name is not None:
@@ -229,7 +247,7 @@ cdef class Visit:
         Grace periods under the kernel's one lock make this cost milliseconds (__dev_change_net_namespace).
         `name` renames on the way; `new_index` sets the index there (Linux 5.13).
         """
-        cdef size_t at = self.s.out.len
+        cdef size_t at = self.begin()
         link_begin(&self.s.out, RTM_SETLINK, 0, index, 0, 0)
         put_u32(&self.s.out, IFLA_NET_NS_FD, <uint32_t>ns_fd)
         if name is not None:
@@ -243,20 +261,25 @@ cdef class Visit:
 
     def mark(self, int item, int index, unsigned int group, size_t place=0):
         """Puts an interface into a group, the first half of a sweep; a failure does not fail the item."""
-        cdef size_t at = link_begin(&self.s.out, RTM_SETLINK, 0, index, 0, 0)
+        cdef size_t at = self.begin()
+        link_begin(&self.s.out, RTM_SETLINK, 0, index, 0, 0)
         put_u32(&self.s.out, IFLA_GROUP, group)
         msg_end(&self.s.out, at)
         self.note(at, item, what_of(8, 0, place) | SOFT)
 
     def probe_group(self, int item, unsigned int group):
-        """Fails with EINVAL if the group has members in this namespace, and changes nothing either way."""
-        cdef size_t at = self.s.out.len
+        """Fails with EINVAL if the group has members in this namespace, and changes nothing either way.
+
+        Its datagram ends with it: within one the kernel goes on after an error, and what follows must not.
+        """
+        cdef size_t at = self.begin()
         build_group_probe(&self.s.out, group)
         self.note(at, item, what_of(11, 0, 0))
+        self.s.notes[self.s.n_notes - 1].fence = True
 
     def delete_group(self, int item, unsigned int group):
         """Deletes every interface of the group in this namespace, and the other ends of pairs anywhere."""
-        cdef size_t at = self.s.out.len
+        cdef size_t at = self.begin()
         if group == 0:
             raise ValueError("group 0 is the default of every interface")
         build_del_group(&self.s.out, group)
@@ -264,16 +287,17 @@ cdef class Visit:
 
     def delete(self, int item, int index, int end=0):
         """Deletes one interface by index; of a pair both ends go."""
-        cdef size_t at
+        cdef size_t at = self.begin()
         if index <= 0:
             raise ValueError("an interface to delete needs its index")
-        at = link_begin(&self.s.out, RTM_DELLINK, 0, index, 0, 0)
+        link_begin(&self.s.out, RTM_DELLINK, 0, index, 0, 0)
         msg_end(&self.s.out, at)
         self.note(at, item, what_of(9, end, 0))
 
     def delete_name(self, int item, str name not None):
         """Deletes one interface by name; names are reused, an index is the safer handle."""
-        cdef size_t at = link_begin(&self.s.out, RTM_DELLINK, 0, 0, 0, 0)
+        cdef size_t at = self.begin()
+        link_begin(&self.s.out, RTM_DELLINK, 0, 0, 0, 0)
         put_str(&self.s.out, IFLA_IFNAME, name)
         msg_end(&self.s.out, at)
         self.note(at, item, what_of(9, 0, 0))
@@ -282,10 +306,10 @@ cdef class Visit:
 
     def get_link(self, int item, int index=0, str name=None, bint stats=False):
         """Asks for one interface by index or name; ENODEV if there is none."""
-        cdef size_t at
+        cdef size_t at = self.begin()
         if not self.s.asks:
             raise ValueError("questions need a visit that asks")
-        at = link_begin(&self.s.out, RTM_GETLINK, NLM_F_ACK, index, 0, 0)
+        link_begin(&self.s.out, RTM_GETLINK, NLM_F_ACK, index, 0, 0)
         if name is not None:
             put_str(&self.s.out, IFLA_IFNAME, name)
         put_u32(&self.s.out, IFLA_EXT_MASK, 0 if stats else RTEXT_FILTER_SKIP_STATS)
@@ -310,11 +334,11 @@ cdef class Visit:
 
     cdef int dump(self, int item, uint16_t kind, size_t head_len, bint skip_stats) except -1:
         cdef char zero[32]
-        cdef size_t at
+        cdef size_t at = self.begin()
         if not self.s.asks:
             raise ValueError("questions need a visit that asks")
         memset(zero, 0, sizeof(zero))
-        at = msg_begin(&self.s.out, kind, NLM_F_DUMP, zero, head_len)
+        msg_begin(&self.s.out, kind, NLM_F_DUMP, zero, head_len)
         if skip_stats:
             put_u32(&self.s.out, IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
         msg_end(&self.s.out, at)
@@ -323,7 +347,7 @@ cdef class Visit:
 
     def raw(self, int item, bytes message not None):
         """A message as bytes, sent as it is: for tests and for replaying what was recorded."""
-        cdef size_t at = self.s.out.len
+        cdef size_t at = self.begin()
         cdef char *p
         if len(message) < <Py_ssize_t>sizeof(nlmsghdr) or len(message) % 4:
             raise ValueError("a netlink message has at least 16 bytes and a length divisible by 4")
@@ -348,7 +372,7 @@ cdef class Visit:
         cdef size_t i, end
         cdef list out = []
         for i in range(self.s.n_notes):
-            end = self.s.notes[i + 1].at if i + 1 < self.s.n_notes else self.s.out.len
+            end = self.s.notes[i + 1].at if i + 1 < self.s.n_notes else self.s.whole
             out.append(PyBytes_FromStringAndSize(self.s.out.data + self.s.notes[i].at,
                                                  <Py_ssize_t>(end - self.s.notes[i].at)))
         return out
@@ -415,7 +439,8 @@ cdef class Visit:
                     PyUnicode_DecodeUTF8(self.s.texts.data + n.text,
                                          <Py_ssize_t>strlen(self.s.texts.data + n.text), b"backslashreplace")
                     if n.text else "",
-                    n.offset))
+                    n.offset,
+                    n.what & SOFT != 0))
         return 0
 
 
@@ -462,7 +487,7 @@ cdef class Tour:
         return v
 
     def failed(self, int item) -> bool:
-        """Whether a message of the item has failed."""
+        """Whether a message of the item has failed, or was sent and its outcome is unknown."""
         if not 0 <= item < self.items:
             raise IndexError(item)
         return self.failed_items[item] != 0

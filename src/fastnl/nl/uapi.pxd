@@ -186,7 +186,7 @@ cdef extern from * nogil:
     #include <poll.h>
     """
     enum:
-        CLONE_NEWNET, O_RDONLY, O_WRONLY, O_CLOEXEC, O_PATH
+        CLONE_NEWNET, O_RDONLY, O_WRONLY, O_CLOEXEC, O_PATH, O_NONBLOCK, O_NOCTTY
         MS_BIND
     struct stat_s "stat":
         unsigned long st_dev

@@ -22,7 +22,7 @@ cdef inline char *buf_room(Buf *b, size_t n) noexcept nogil:
     if b.err:
         return NULL
     if b.len + n > b.cap:
-        cap = b.cap * 2 if b.cap else 4096
+        cap = b.cap * 2 if b.cap else 512      # a visit for one connection needs 200
         while cap < b.len + n:
             cap *= 2
         p = <char *>realloc(b.data, cap)
