@@ -1,5 +1,7 @@
 # Every target does its own set-up; see README.md for the two that matter: demo and test.
 VENV := .venv/bin
+# tools call each other by name, as cython-lint does pycodestyle
+export PATH := $(CURDIR)/$(VENV):$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-asan bench lint clean setup
 

@@ -57,7 +57,7 @@ def _read(path: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as f:
             return tomllib.load(f)
-    except (OSError, tomllib.TOMLDecodeError) as e:
+    except (OSError, ValueError) as e:  # of TOML, or of UTF-8
         raise ConfigError(f"{path}: {e}") from e
 
 

@@ -63,12 +63,8 @@ class Engine:
 
     def submit(self, job: Job) -> None:
         """Takes a job on; it is planned when its turn comes, after every earlier job of the same id."""
-        waiting = self._busy.get(job.id)
-        if waiting is not None:
-            waiting.append(job)
-            self._held += 1
-        else:
-            self._backlog.append(job)
+        # also when the id is in a cycle: the backlog may hold earlier jobs of that id
+        self._backlog.append(job)
 
     def adopt(self, record: Record) -> None:
         """Takes a record over from the store, as it is."""
@@ -216,10 +212,10 @@ def judge(action: Action) -> Outcome | None:
         return Outcome(job.id, Record(job.id, action.spec, "up", result.wired.places, since=time.time()))
     error = result.error
     assert error is not None
-    if isinstance(error, NETNS_ERRORS) and (job.wait or (action.verb == "create" and old is not None)):
+    if isinstance(error, NETNS_ERRORS) and (job.wait or job.op == "retry"):
         if result.wired is None:
             return Outcome(job.id, Record(job.id, action.spec, "pending", reason=error.message, since=time.time()))
-    elif action.verb == "create" and old is not None and job.ticket is None:
+    elif job.op == "retry":
         return Outcome(job.id, Record(job.id, action.spec, "failed", error=error.as_dict(), since=time.time()))
     if action.verb == "create":
         return Outcome(job.id, old)

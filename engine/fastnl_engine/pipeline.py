@@ -8,6 +8,7 @@ thread is in the next cycle already.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -18,6 +19,8 @@ from dataclasses import dataclass, field
 from fastnl_engine.executor import Executor
 from fastnl_engine.planner import Action
 from fastnl_engine.store.base import Intent, Outcome, Store
+
+RETRY = 1.0  # seconds between attempts to write what could not be written
 
 
 @dataclass(slots=True)
@@ -43,6 +46,7 @@ class Pipeline:
         self._to_store: queue.SimpleQueue[tuple[str, Cycle] | None] = queue.SimpleQueue()
         self._to_kernel: queue.SimpleQueue[Cycle | None] = queue.SimpleQueue()
         self._finished: deque[Cycle] = deque()
+        self._unwritten: dict[str, Outcome] = {}
         self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.waiting = 0  # cycles taken in whose run has not begun
         self._count = threading.Lock()
@@ -81,7 +85,15 @@ class Pipeline:
         os.close(self.wakeup)
 
     def _store_main(self) -> None:
-        while (job := self._to_store.get()) is not None:
+        while True:
+            try:
+                job = self._to_store.get(timeout=RETRY if self._unwritten else None)
+            except queue.Empty:
+                with contextlib.suppress(Exception):  # whatever it is, it was told to the clients concerned
+                    self._write([])
+                continue
+            if job is None:
+                return
             step, cycle = job
             if step == "intend":
                 self._intend(cycle)
@@ -105,12 +117,20 @@ class Pipeline:
             cycle.refused = f"the state could not be written, so nothing was done: {e}"
 
     def _settle(self, cycle: Cycle) -> None:
-        cycle.outcomes = [o for a in cycle.actions if (o := self._judge(a)) is not None]
+        if not cycle.ran:
+            return
         try:
-            if cycle.outcomes:
-                self._store.settle(cycle.outcomes)
+            cycle.outcomes = [o for a in cycle.actions if (o := self._judge(a)) is not None]
+            self._write(cycle.outcomes)
         except Exception as e:
-            cycle.refused = f"the outcome could not be written: {e}"
+            cycle.refused = f"it was done, but the outcome could not be written: {e}"
+
+    def _write(self, outcomes: list[Outcome]) -> None:
+        """Writes outcomes, and with them those that a full disk kept from being written before."""
+        self._unwritten.update((o.id, o) for o in outcomes)
+        if self._unwritten:
+            self._store.settle(list(self._unwritten.values()))
+            self._unwritten.clear()
 
     def _kernel_main(self) -> None:
         while (cycle := self._to_kernel.get()) is not None:

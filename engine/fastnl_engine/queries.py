@@ -52,7 +52,7 @@ class Queries:
     def _list(self, request: wire.List) -> tuple[list[dict[str, Any]], str | None]:
         """One page in the order of ids, and the id to go on after, None at the end."""
         records = self._engine.records
-        wanted = records if request.ids is None else [i for i in request.ids if i in records]
+        wanted = records if request.ids is None else {i for i in request.ids if i in records}
         netns = canonical_or_none(request.netns)
         rows: list[dict[str, Any]] = []
         for id_ in sorted(i for i in wanted if request.after is None or i > request.after):
@@ -75,7 +75,9 @@ class Queries:
         from fastnl.verify import verify
 
         up = [(id_, r) for id_, r in chosen if r is not None and r.state == "up"]
-        verdicts = dict(zip((id_ for id_, _ in up), verify([r.wired() for _, r in up]), strict=True))
+        verdicts = dict(
+            zip((id_ for id_, _ in up), verify([r.wired() for _, r in up], alias=self._engine.host.alias), strict=True)
+        )
         out = []
         for id_, record in chosen:
             if record is None:

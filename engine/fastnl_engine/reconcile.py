@@ -86,7 +86,7 @@ def look(host: Host, references: Iterable[str]) -> dict[str, Seen]:
             for reference in todo[at : at + BATCH]:
                 try:
                     fd = handles.open(reference)
-                except fastnl.CallerError:
+                except fastnl.FastnlError:
                     continue
                 visit = tour.visit(fd, asks=True)
                 visit.dump_links()
@@ -154,7 +154,7 @@ def _sweep_orphans(host: Host, seen: dict[str, Seen], keep: dict[str, set[int]],
                     continue
                 try:
                     fd = handles.open(reference)
-                except fastnl.CallerError:
+                except fastnl.FastnlError:
                     continue
                 targets.append(Target((fastnl.End(reference, "x"),), (fd,), (index,)))
         for error in sweep(host, targets):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from fastnl.netns import Identity, canonical
 from fastnl_engine.model import Record
-from fastnl_engine.watch.namespaces import Namespaces
+from fastnl_engine.watch.namespaces import UNKNOWN, Namespaces
 
 
 class Upkeep:
@@ -51,13 +51,15 @@ class Upkeep:
             self._check(record, reference, who)
 
     def _check(self, record: Record, reference: str, who: Identity | None) -> None:
+        if who == UNKNOWN:
+            return
         if record.state == "up":
             for n, (end, place) in enumerate(zip(ends_of(record), record.places, strict=False)):
                 if end == reference and place.netns != who:
                     what = "is gone" if who is None else "is another one than before"
                     self._suspend(record, f"{'ab'[n]}.netns: namespace {reference!r} {what}")
                     return
-        elif who is not None and all(self.namespaces.watch(r) is not None for r in references_of(record)):
+        elif who is not None and all(self.namespaces.watch(r) not in (None, UNKNOWN) for r in references_of(record)):
             self._retry(record)
 
 

@@ -117,7 +117,7 @@ def decode(frame: bytes) -> Request:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, ValueError) as e:
         raise ProtocolError("bad_request", f"not a msgpack map: {e}") from None
     id_ = request_id(head.id)
-    if head.v != VERSION or isinstance(head.v, bool):
+    if type(head.v) is not int or head.v != VERSION:
         raise ProtocolError(
             "unsupported_version", f"v: {_short(head.v)}; this engine speaks version {VERSION}", id_, "v"
         )
@@ -175,5 +175,8 @@ def refuse(error: ProtocolError) -> bytes:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    """A value as it was sent, for a message; what may be large or deep is not printed."""
+    if not isinstance(value, (str, bytes, int, float, type(None))):
+        return f"of type {type(value).__name__}"
+    text = repr(value[:60] if isinstance(value, (str, bytes)) else value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -7,13 +7,14 @@ outcome is committed with fsync (FULL) unless the store was opened as not durabl
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from fastnl_engine.model import Record, pack_places, unpack_places
+from fastnl_engine.model import Record, State, decode_connection, pack_places, unpack_places
 from fastnl_engine.store.base import Intent, Outcome, StoreError
 
 SCHEMA_VERSION = 1
@@ -33,17 +34,28 @@ class SqliteStore:
     def __init__(self, path: Path, *, durable: bool = True) -> None:
         self.path = path
         self._durable = "FULL" if durable else "NORMAL"
-        try:
+        with self._refusing():
             # the engine hands it from thread to thread and never uses it from two at once
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
-            path.chmod(0o600)
-            self._prepare()
+        try:
+            with self._refusing():
+                path.chmod(0o600)
+                self._prepare()
+        except StoreError:
+            self._db.close()  # which takes along what SQLite puts beside the file
+            raise
+
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """What SQLite says about a file that it cannot use, as a StoreError."""
+        try:
+            yield
         except sqlite3.OperationalError as e:
-            raise StoreError(f"{path}: {e}; is the folder there, writable, and not full?") from e
-        except sqlite3.DatabaseError as e:
+            raise StoreError(f"{self.path}: {e}; is the folder there, writable, and not full?") from e
+        except (sqlite3.DatabaseError, msgspec.DecodeError) as e:
             raise StoreError(
-                f"{path}: {e}; the file is damaged. It was left as it is: move it away to start with nothing "
-                "known, then remove what is left in the kernel with `fastnl-engine --flush`"
+                f"{self.path}: {e}; the file is damaged. It was left as it is: put a copy of it back, or move it away "
+                "to start with nothing known. Then every interface of this instance is removed at the start"
             ) from e
 
     def _prepare(self) -> None:
@@ -59,18 +71,12 @@ class SqliteStore:
             self._db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
 
     def load(self) -> tuple[list[Record], list[Intent]]:
-        records = [
-            Record(
-                id_, spec, state, unpack_places(places), reason, msgspec.msgpack.decode(error) if error else None, since
-            )
-            for id_, spec, state, places, reason, error, since in self._db.execute(
-                "SELECT id, spec, state, places, reason, error, since FROM connection"
-            )
-        ]
-        intents = [
-            Intent(id_, verb, spec, tuple(msgspec.msgpack.decode(indexes)))
-            for id_, verb, spec, indexes in self._db.execute("SELECT id, verb, spec, indexes FROM intent")
-        ]
+        with self._refusing():
+            records = [
+                _record(*row)
+                for row in self._db.execute("SELECT id, spec, state, places, reason, error, since FROM connection")
+            ]
+            intents = [_intent(*row) for row in self._db.execute("SELECT id, verb, spec, indexes FROM intent")]
         return records, intents
 
     def intend(self, intents: Sequence[Intent]) -> None:
@@ -102,6 +108,21 @@ class SqliteStore:
 
     def close(self) -> None:
         self._db.close()
+
+
+def _record(
+    id_: str, spec: bytes, state: State, places: bytes, reason: str, error: bytes | None, since: float
+) -> Record:
+    decode_connection(spec)  # what cannot be read shall be found out now, not when it is needed
+    return Record(
+        id_, spec, state, unpack_places(places), reason, msgspec.msgpack.decode(error) if error else None, since
+    )
+
+
+def _intent(id_: str, verb: str, spec: bytes, indexes: bytes) -> Intent:
+    if spec:
+        decode_connection(spec)
+    return Intent(id_, verb, spec, msgspec.msgpack.decode(indexes, type=tuple[int, ...]))
 
 
 class _Transaction:

@@ -32,6 +32,9 @@ _PROC = re.compile(r"/proc/(\d+)/")
 
 Change = Callable[[str, Identity | None], None]
 
+# it could not be looked at, for want of descriptors or rights: no reason to take anything down
+UNKNOWN = Identity(-1, -1)
+
 
 class Namespaces:
     """Tells `on_change(reference, identity)` when a watched reference means something else; None: nothing.
@@ -70,6 +73,8 @@ class Namespaces:
             # watch first, look then: what happens in between is seen twice, not missed
             self._place_watch(reference)
             self._known[reference] = look(reference)
+            if self._known[reference] == UNKNOWN:
+                self._soon[reference] = (time.monotonic() + POLL, 0)
         return self._known[reference]
 
     def forget(self, references: Iterable[str]) -> None:
@@ -130,6 +135,9 @@ class Namespaces:
         if reference not in self._known:
             return
         who = look(reference)
+        if who == UNKNOWN:
+            self._soon[reference] = (time.monotonic() + POLL, 0)
+            return
         tries = self._soon.pop(reference, (0.0, 0))[1]
         path = _path(reference)
         if who is None and path is not None and tries < len(SETTLE) and os.path.lexists(path):
@@ -175,11 +183,13 @@ class Namespaces:
 
 
 def look(reference: str) -> Identity | None:
-    """Which namespace a reference means now; None: none."""
+    """Which namespace a reference means now; None: none; UNKNOWN: that cannot be told at the moment."""
     try:
         fd = open_reference(reference)
-    except fastnl.CallerError:
+    except fastnl.NetnsNotFound:
         return None
+    except fastnl.FastnlError:
+        return UNKNOWN
     try:
         return identity(fd)
     finally:

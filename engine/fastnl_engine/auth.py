@@ -1,0 +1,109 @@
+"""Who may do what.
+
+On an ipc socket the kernel says who the peer is (SO_PEERCRED), and ZeroMQ hands it on with every message as
+`Peer-Address`, "host:uid:gid:pid".  Over TCP a peer is known by its CURVE key, which ZAP has let in.  Both map
+to a role:
+
+    viewer      list, verify, stats, events, info
+    operator    and connect, disconnect, move
+    admin       and everything else
+
+A peer without a role gets `forbidden` with a reason: turned away in ZAP it would hear nothing and wait.
+"""
+
+from __future__ import annotations
+
+import functools
+import grp
+import os
+import pwd
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+VIEWER, OPERATOR, ADMIN = 1, 2, 3
+ROLES = {"viewer": VIEWER, "operator": OPERATOR, "admin": ADMIN}
+
+NEEDED = {
+    "list": VIEWER,
+    "verify": VIEWER,
+    "stats": VIEWER,
+    "info": VIEWER,
+    "events": VIEWER,
+    "connect": OPERATOR,
+    "disconnect": OPERATOR,
+    "move": OPERATOR,
+}
+
+
+class RoleError(ValueError):
+    """An entry of a role that names nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Role by user id and by group id; the highest that fits counts.
+
+    root and the engine's own user are always admin.
+    """
+
+    users: Mapping[int, int] = field(default_factory=dict)
+    groups: Mapping[int, int] = field(default_factory=dict)
+    everyone: int = 0
+
+    @classmethod
+    def parse(cls, entries: Mapping[str, Sequence[str]]) -> Roles:
+        """From {"operator": ["group:fastnl", "user:alice", "uid:1000", "gid:10", "everyone"], …}.  Raises RoleError."""
+        users: dict[int, int] = {}
+        groups: dict[int, int] = {}
+        everyone = 0
+        for role, who in entries.items():
+            if role not in ROLES:
+                raise RoleError(f"{role!r} is none of {', '.join(ROLES)}")
+            rank = ROLES[role]
+            for entry in who:
+                if entry == "everyone":
+                    everyone = max(everyone, rank)
+                    continue
+                table, number = _resolve(entry)
+                chosen = users if table == "user" else groups
+                chosen[number] = max(chosen.get(number, 0), rank)
+        return cls(users, groups, everyone)
+
+    def of(self, uid: int, gid: int) -> int:
+        """The role of a peer, 0: none."""
+        if uid in (0, os.geteuid()):
+            return ADMIN
+        ranks = [self.everyone, self.users.get(uid, 0)]
+        ranks += [self.groups.get(g, 0) for g in _groups_of(uid, gid)] if self.groups else []
+        return max(ranks)
+
+
+def _resolve(entry: str) -> tuple[str, int]:
+    kind, _, value = entry.partition(":")
+    try:
+        if kind in ("uid", "gid"):
+            return ("user" if kind == "uid" else "group"), int(value)
+        if kind == "user":
+            return "user", pwd.getpwnam(value).pw_uid
+        if kind == "group":
+            return "group", grp.getgrnam(value).gr_gid
+    except (KeyError, ValueError):
+        raise RoleError(f"{entry!r}: there is no such {kind} here") from None
+    raise RoleError(f"{entry!r} is none of uid:N, gid:N, user:NAME, group:NAME, everyone")
+
+
+@functools.lru_cache(maxsize=1024)
+def _groups_of(uid: int, gid: int) -> tuple[int, ...]:
+    """Every group of a user: the peer's credentials carry the primary one only."""
+    try:
+        return tuple(os.getgrouplist(pwd.getpwuid(uid).pw_name, gid))
+    except KeyError:
+        return (gid,)
+
+
+def peer_of(address: str) -> tuple[int, int, int] | None:
+    """(uid, gid, pid) from a Peer-Address of an ipc socket; None for any other."""
+    parts = address.rsplit(":", 3)
+    if len(parts) == 4 and all(p.isdigit() for p in parts[1:]):
+        return int(parts[1]), int(parts[2]), int(parts[3])
+    return None

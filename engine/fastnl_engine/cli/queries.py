@@ -1,0 +1,164 @@
+"""list, show, verify, stats, events and info: what only looks."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+
+import click
+
+from fastnl_engine.cli import output
+from fastnl_engine.cli.options import Settings, asks_engine, hears_events, pass_settings
+from fastnl_engine.cli.talk import Batch, NoAnswer, Result, engine, knock, reason
+from fastnl_engine.config import EVENTS
+
+STATES = ("up", "pending", "failed", "removing")
+VERIFIED = 1000  # connections of one request: the engine reads each namespace once for all of them
+
+
+def _labels(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, str] | None:
+    pairs = [value.partition("=") for value in values]
+    for key, equals, _ in pairs:
+        if not key or not equals:
+            raise click.BadParameter(f"{key!r} is not of the form key=value", ctx, param)
+    return {key: value for key, _, value in pairs} or None
+
+
+@click.command(name="list")
+@click.option("--netns", help="Only those with an end in this namespace.")
+@click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
+@click.option("--label", "labels", metavar="KEY=VALUE", multiple=True, callback=_labels, help="Only those with it.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many, in the order of their ids.")
+@asks_engine
+@pass_settings
+def list_(
+    settings: Settings, netns: str | None, state: str | None, labels: dict[str, str] | None, limit: int | None
+) -> None:
+    """Show the connections that the engine has."""
+    with engine(settings) as client:
+        records = list(itertools.islice(client.list(netns=netns, state=state, labels=labels), limit))
+    if settings.json:
+        output.as_json(records)
+    elif records:
+        columns = ("id", "kind", "state", "a", "b or tunnel", "reason")
+        rows = [
+            (r["id"], r["kind"], r["state"], output.end_of(r, "a"), output.other_end(r), output.why(r)) for r in records
+        ]
+        output.table(columns, rows)
+    else:
+        click.echo("no connections", err=True)
+
+
+@click.command()
+@click.argument("id")
+@asks_engine
+@pass_settings
+def show(settings: Settings, id: str) -> None:
+    """Show everything that the engine knows of one connection."""
+    with engine(settings) as client:
+        records = list(client.list(ids=[id]))
+    if not records:
+        error = {"code": "unknown_id", "message": f"id: there is no connection {id!r}", "field": "id"}
+        result = {"id": id, "ok": False, "error": error}
+        if settings.json:
+            output.as_json(result)
+        else:
+            output.failures([result])
+        click.get_current_context().exit(1)
+    if settings.json:
+        output.as_json(records[0])
+    else:
+        output.as_yaml(records[0])
+
+
+@click.command()
+@click.argument("ids", metavar="[ID...]", nargs=-1)
+@asks_engine
+@pass_settings
+def verify(settings: Settings, ids: tuple[str, ...]) -> None:
+    """Read connections back from the kernel and show what is not as it should be; all without ID."""
+    results = _of_each(settings, "verify", ids, VERIFIED)
+    if settings.json:
+        output.as_json(results)
+    else:
+        output.differences(results)
+    _exit(results)
+
+
+@click.command()
+@click.argument("ids", metavar="[ID...]", nargs=-1)
+@asks_engine
+@pass_settings
+def stats(settings: Settings, ids: tuple[str, ...]) -> None:
+    """Show the counters of both ends of connections; of all without ID."""
+    from fastnl_engine.wire import MAX_ITEMS
+
+    # the engine reads each namespace once for every request, so the larger the better
+    results = _of_each(settings, "stats", ids, MAX_ITEMS)
+    if settings.json:
+        output.as_json(results)
+    else:
+        output.counters(results)
+        output.failures(results)
+    _exit(results)
+
+
+@click.command()
+@asks_engine
+@pass_settings
+def info(settings: Settings) -> None:
+    """Show the engine's version, what its kernel can do, its limits and totals."""
+    with engine(settings) as client:
+        found = client.info()
+    if settings.json:
+        output.as_json(found)
+    else:
+        output.as_yaml({key: value for key, value in found.items() if key != "ok"})
+
+
+@click.command()
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="Stop after so many.")
+@click.option("--state", type=click.Choice([*STATES, "removed"]), help="Only changes to this state.")
+@hears_events
+@pass_settings
+def events(settings: Settings, count: int | None, state: str | None) -> None:
+    """Show what happens to connections, as it happens; with --json each event is one line."""
+    import zmq
+
+    from fastnl_engine.client import subscribe
+
+    endpoint = settings.events or os.environ.get("FASTNL_EVENTS") or EVENTS
+    try:
+        knock(endpoint)
+    except OSError as e:
+        raise NoAnswer(endpoint, reason(e), "--events or FASTNL_EVENTS") from None
+    last = None
+    try:
+        for event in itertools.islice(subscribe(endpoint, f"connection.{state}." if state else "connection."), count):
+            if settings.json:
+                output.as_json_line(event)
+                continue
+            if state is None and last is not None and event["n"] > last + 1:
+                click.echo(f"{event['n'] - last - 1} events were lost: this reader was too slow", err=True)
+            last = event["n"]
+            click.echo(output.event_line(event))
+    except zmq.ZMQError as e:
+        raise click.UsageError(f"{endpoint} is no endpoint: {e}") from None
+
+
+def _of_each(settings: Settings, op: str, ids: Sequence[str], size: int) -> list[Result]:
+    """The answer for each id, or for each connection that there is."""
+    with engine(settings) as client:
+        chosen = list(dict.fromkeys(ids)) or [record["id"] for record in client.list()]
+        batch = Batch(op, "ids", chosen, size=size)
+        batch.run(client)
+    return batch.answered
+
+
+def _exit(results: Sequence[Result]) -> None:
+    if not all(result["ok"] for result in results):
+        click.get_current_context().exit(1)
+
+
+commands = (list_, show, verify, stats, info, events)
