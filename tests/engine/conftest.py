@@ -1,0 +1,75 @@
+"""Engines as processes, made for one test and gone with it.
+
+engine         running; engine.client(), engine.stop(), engine.kill(), engine.restart(), ...
+make_engine    makes engines that are not started yet, each with a folder of its own
+client, raw    of `engine`
+blue, red      namespaces
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fastnl.testing import Namespaces
+from fastnl_engine.client import Client
+from fastnl_engine.testing import EngineProcess, RawSocket
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever starts an engine here is a kernel test: checked for leftovers, and for root only."""
+    for item in items:
+        if item.path.is_relative_to(HERE) and {"make_engine", "netns"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.kernel)
+            if os.geteuid() != 0:
+                item.add_marker(pytest.mark.skip(reason="makes real interfaces, which needs root"))
+
+
+@pytest.fixture
+def make_engine(nothing_left: None) -> Iterator[Callable[..., EngineProcess]]:
+    # not tmp_path: the path of a Unix socket may have 107 bytes only
+    folder = Path(tempfile.mkdtemp(prefix="fastnl-"))
+    made: list[EngineProcess] = []
+
+    def make(*flags: str, **more: object) -> EngineProcess:
+        place = folder / str(len(made))
+        place.mkdir()
+        made.append(EngineProcess(place, *flags, **more))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def engine(make_engine: Callable[..., EngineProcess]) -> EngineProcess:
+    return make_engine().start()
+
+
+@pytest.fixture
+def client(engine: EngineProcess) -> Client:
+    return engine.client()
+
+
+@pytest.fixture
+def raw(engine: EngineProcess) -> RawSocket:
+    return engine.raw()
+
+
+@pytest.fixture
+def blue(netns: Namespaces) -> str:
+    return netns.make("blue")
+
+
+@pytest.fixture
+def red(netns: Namespaces) -> str:
+    return netns.make("red")

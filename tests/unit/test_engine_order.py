@@ -1,0 +1,306 @@
+"""Jobs of one id are carried out one after another in the order of arrival, however the rest comes in between."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Sequence
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastnl import Place, Result, Wired
+from fastnl.netns import Identity
+from fastnl_engine import engine as engine_module
+from fastnl_engine.engine import CYCLE, Engine
+from fastnl_engine.model import Connection, EndSpec, Record, encode, values_of
+from fastnl_engine.planner import Job
+from fastnl_engine.store.base import Intent, Outcome
+
+
+class Kernel:
+    """Stands in for fastnl.Host: does what it is told, when `gate` is open, and writes down what that was."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.done: list[tuple[str, str]] = []
+        self._index = 0
+
+    def take_indexes(self, count: int) -> tuple[int, ...]:
+        self._index += count
+        return tuple(range(self._index - count, self._index))
+
+    def connect(self, values: Sequence[Any], *, indexes: Any = None) -> list[Result]:
+        assert self.gate.wait(30)
+        return [self._result("connect", v, v) for v in values]
+
+    def update(self, changes: Sequence[Any]) -> list[Result]:
+        assert self.gate.wait(30)
+        return [self._result("update", v, v) for _, v in changes]
+
+    def disconnect(self, wired: Sequence[Wired]) -> list[Result]:
+        assert self.gate.wait(30)
+        return [self._result("disconnect", w.connection, w.connection) for w in wired]
+
+    def _result(self, what: str, values: Any, shown: Any) -> Result:
+        self.done.append((values.id, f"{what} {shown.mtu}"))
+        return Result(wired=Wired(values, (Place(1, Identity(1, 1)), Place(2, Identity(2, 2)))))
+
+
+class Memory:
+    """Stands in for the store."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Record] = {}
+        self.intents: dict[str, Intent] = {}
+        self.calls: list[str] = []
+
+    def intend(self, intents: Sequence[Intent]) -> None:
+        self.calls.append("intend")
+        self.intents.update((i.id, i) for i in intents)
+
+    def settle(self, outcomes: Sequence[Outcome]) -> None:
+        self.calls.append("settle")
+        for o in outcomes:
+            self.intents.pop(o.id, None)
+            if o.record is None:
+                self.records.pop(o.id, None)
+            else:
+                self.records[o.id] = o.record
+
+    def load(self) -> tuple[list[Record], list[Intent]]:
+        return list(self.records.values()), list(self.intents.values())
+
+    def meta(self, key: str, value: str | None = None) -> str | None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+class Bench:
+    """An engine between stand-ins; `answers` are the results in the order in which they came, by place."""
+
+    def __init__(self, **more: Any) -> None:
+        self.kernel, self.store = Kernel(), Memory()
+        self.answers: list[tuple[int, dict[str, Any]]] = []
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.engine = Engine(self.kernel, self.store, self._answer, self._event, **more)
+        self._next = 0
+
+    def _answer(self, ticket: Any, place: int, result: dict[str, Any]) -> None:
+        self.answers.append((place, result))
+
+    def _event(self, name: str, fields: dict[str, Any]) -> None:
+        self.events.append((name, fields))
+
+    def submit(self, op: str, id_: str, mtu: int = 1500) -> int:
+        """Hands a job over; gives the place under which its answer will come."""
+        self._next += 1
+        connection = Connection(id_, "veth", EndSpec("", f"a{id_}"), EndSpec("", f"b{id_}"), mtu=mtu)
+        more = (connection, values_of(connection), encode(connection)) if op == "connect" else ()
+        self.engine.submit(Job(op, id_, *more, ticket="ticket", place=self._next))
+        return self._next
+
+    def settle(self) -> None:
+        """Until nothing is left to do."""
+        while True:
+            self.engine.turn()
+            if self.engine.idle:
+                return
+            select.select([self.engine.pipeline.wakeup], [], [], 1)
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kernel.gate.set()
+        self.settle()
+        self.engine.stop()
+
+
+@pytest.fixture
+def bench():
+    with Bench() as bench:
+        yield bench
+
+
+def test_jobs_of_one_id_run_one_after_another(bench):
+    places = [bench.submit("connect", "c", 1400 + n) for n in range(5)]
+    places += [bench.submit("disconnect", "c"), bench.submit("connect", "c", 9000)]
+    bench.settle()
+    assert [what for _, what in bench.kernel.done] == [
+        "connect 1400", "update 1401", "update 1402", "update 1403", "update 1404", "disconnect 1404", "connect 9000",
+    ]  # fmt: skip
+    assert [place for place, _ in bench.answers] == places
+
+
+def test_a_job_that_arrives_while_its_id_is_in_the_kernel_waits_behind_those_still_in_the_backlog(bench):
+    bench.kernel.gate.clear()
+    bench.submit("connect", "c", 1401)
+    for n in range(CYCLE + 10):
+        bench.submit("connect", f"other{n}")
+    bench.submit("connect", "c", 1402)  # beyond the first cycle, so it stays in the backlog
+    bench.engine.turn()
+    bench.submit("connect", "c", 1403)
+    bench.kernel.gate.set()
+    bench.settle()
+    assert [what for id_, what in bench.kernel.done if id_ == "c"] == ["connect 1401", "update 1402", "update 1403"]
+    assert bench.store.records["c"].connection.mtu == 1403
+
+
+SMALL = 4  # actions of a cycle here, so that jobs spread over many
+
+STEP = st.one_of(
+    st.tuples(st.just("connect"), st.sampled_from("cde"), st.integers(1300, 1310)),
+    st.tuples(st.just("disconnect"), st.sampled_from("cde"), st.just(0)),
+    st.tuples(st.just("crowd"), st.integers(1, 2 * SMALL), st.just(0)),
+    st.tuples(st.just("turn"), st.just(""), st.just(0)),
+    st.tuples(st.just("shut"), st.just(""), st.just(0)),
+    st.tuples(st.just("open"), st.just(""), st.just(0)),
+)
+
+
+@settings(max_examples=500)
+@given(st.lists(STEP, max_size=40))
+def test_however_jobs_arrive_each_is_answered_once_and_the_last_of_an_id_decides(steps):
+    with patch.object(engine_module, "CYCLE", SMALL), Bench() as bench:
+        wanted: dict[str, int | None] = {}
+        sent: dict[str, list[int]] = {}
+        crowd = 0
+        for what, which, mtu in steps:
+            if what in ("connect", "disconnect"):
+                sent.setdefault(which, []).append(bench.submit(what, which, mtu))
+                wanted[which] = mtu if what == "connect" else None
+            elif what == "crowd":
+                for _ in range(which):
+                    crowd += 1
+                    sent[f"other{crowd}"] = [bench.submit("connect", f"other{crowd}")]
+            elif what == "turn":
+                bench.engine.turn()
+            elif what == "shut":
+                bench.kernel.gate.clear()
+            else:
+                bench.kernel.gate.set()
+        bench.kernel.gate.set()
+        bench.settle()
+        order: dict[str, list[int]] = {}
+        for place, result in bench.answers:
+            assert result["ok"], result
+            order.setdefault(result["id"], []).append(place)
+        assert order == sent
+        for id_, mtu in wanted.items():
+            record = bench.store.records.get(id_)
+            assert (record.connection.mtu if record else None) == mtu
+        assert bench.store.intents == {}
+        assert bench.engine.load == 0
+
+
+def test_the_intent_is_written_before_the_kernel_is_touched_and_the_outcome_before_the_answer(bench):
+    bench.kernel.gate.clear()
+    bench.submit("connect", "c")
+    bench.engine.turn()
+    while not bench.store.intents:
+        os.sched_yield()
+    assert (bench.kernel.done, bench.answers) == ([], [])
+    intent = bench.store.intents["c"]
+    assert (intent.verb, len(intent.indexes)) == ("create", 2)
+    assert intent.spec
+    seen: list[Any] = []
+    settle = bench.store.settle
+
+    def watched(outcomes: Sequence[Outcome]) -> None:
+        seen.append((list(bench.kernel.done), list(bench.answers)))
+        settle(outcomes)
+
+    bench.store.settle = watched
+    bench.kernel.gate.set()
+    bench.settle()
+    assert seen == [([("c", "connect 1500")], [])]
+    assert [result["ok"] for _, result in bench.answers] == [True]
+    assert bench.store.calls == ["intend", "settle"]
+
+
+def test_what_cannot_be_intended_is_not_done_and_answered_with_an_error(bench):
+    def full(intents: Sequence[Intent]) -> None:
+        raise OSError("disk full")
+
+    bench.store.intend = full
+    bench.submit("connect", "c")
+    bench.settle()
+    assert bench.kernel.done == []
+    [(_, result)] = bench.answers
+    assert (result["ok"], result["error"]["code"]) == (False, "internal")
+    assert "disk full" in result["error"]["message"]
+    # and its names are free again
+    del bench.store.intend
+    bench.submit("connect", "c")
+    bench.settle()
+    assert bench.answers[-1][1]["ok"]
+
+
+def test_what_is_done_and_cannot_be_written_down_is_not_acknowledged(bench):
+    def full(outcomes: Sequence[Outcome]) -> None:
+        raise OSError("disk full")
+
+    settle, bench.store.settle = bench.store.settle, full
+    bench.submit("connect", "c")
+    bench.settle()
+    [(_, result)] = bench.answers
+    assert (result["ok"], result["error"]["code"]) == (False, "internal")
+    assert "c" in bench.store.intents  # so the next start looks after it
+    bench.store.settle = settle
+    bench.submit("disconnect", "c")
+    bench.settle()
+    assert bench.kernel.done[-1] == ("c", "disconnect 1500")
+    assert bench.store.intents == {}
+
+
+def test_a_fault_of_ours_is_answered_and_the_engine_goes_on(bench):
+    def broken(values: Sequence[Any], **_: Any) -> list[Result]:
+        raise RuntimeError("a bug")
+
+    bench.kernel.connect = broken
+    bench.submit("connect", "c")
+    bench.settle()
+    [(_, result)] = bench.answers
+    assert result["error"]["code"] == "internal"
+    assert "a bug" in result["error"]["message"]
+    del bench.kernel.connect
+    bench.submit("connect", "c")
+    bench.settle()
+    assert bench.answers[-1][1]["ok"]
+
+
+def test_what_waits_is_refused_at_a_stop_and_what_runs_is_finished(bench):
+    bench.kernel.gate.clear()
+    running = bench.submit("connect", "c")
+    bench.engine.turn()
+    waiting = [bench.submit("connect", "c", 1400), bench.submit("disconnect", "c"), bench.submit("connect", "d")]
+    bench.engine.refuse_backlog({"code": "shutting_down", "message": "…"})
+    assert sorted(place for place, _ in bench.answers) == waiting
+    assert {r["error"]["code"] for _, r in bench.answers} == {"shutting_down"}
+    bench.kernel.gate.set()
+    bench.settle()
+    assert bench.answers[-1][0] == running and bench.answers[-1][1]["ok"]
+    assert bench.kernel.done == [("c", "connect 1500")]
+
+
+def test_the_load_counts_every_job_that_has_no_answer_yet():
+    with Bench(queue=10) as bench:
+        bench.kernel.gate.clear()
+        for n in range(3):
+            bench.submit("connect", "c", 1400 + n)
+            bench.submit("connect", f"d{n}")
+        bench.engine.turn()
+        bench.submit("connect", "c", 1500)
+        assert bench.engine.load == 7
+        assert bench.engine.has_room(3) and not bench.engine.has_room(4)
+        bench.kernel.gate.set()
+        bench.settle()
+        assert bench.engine.load == 0

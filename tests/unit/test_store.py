@@ -1,0 +1,237 @@
+"""The SQLite store: what was intended and not finished is known after a crash, what was settled is never lost."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastnl import Place
+from fastnl.netns import Identity
+from fastnl_engine.model import Connection, EndSpec, Record, VxlanSpec, encode
+from fastnl_engine.store.base import Intent, Outcome, StoreError
+from fastnl_engine.store.sqlite import SCHEMA_VERSION, SqliteStore
+
+SPEC = encode(
+    Connection(
+        "c1", "veth", EndSpec("blue", "e0", addresses=["10.0.0.1/24"]), EndSpec("red", "e0"), labels={"app": "é"}
+    )
+)
+OTHER = encode(Connection("c1", "vxlan", EndSpec("", "vx0"), vxlan=VxlanSpec(42, remote="fd00::1", ttl="inherit")))
+PLACES = (Place(1 << 20, Identity(4026532001, 9)), Place((1 << 31) - 1, Identity(4026532002, 0)))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state.db"
+
+
+def fields(record: Record) -> tuple:
+    return tuple(getattr(record, name) for name in Record.__slots__)
+
+
+def up(id: str = "c1", spec: bytes = SPEC) -> Record:
+    return Record(id, spec, "up", PLACES, since=12.5)
+
+
+def intent(id: str = "c1", verb: str = "create") -> Intent:
+    return Intent(id, verb, SPEC, (7, 8))
+
+
+def load(path: Path) -> tuple[dict[str, Record], list[Intent]]:
+    store = SqliteStore(path)
+    records, intents = store.load()
+    store.close()
+    return {r.id: r for r in records}, intents
+
+
+def test_a_new_store_is_empty_and_for_its_owner_only(path):
+    assert load(path) == ({}, [])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        up(),
+        Record("é/…", OTHER, "pending", (), reason="there is no /run/netns/blue"),
+        Record("c2", SPEC, "failed", (), error={"code": "kernel", "message": "no", "errno": 22}, since=1e9),
+    ],
+)
+def test_a_record_comes_back_field_by_field(path, record):
+    store = SqliteStore(path)
+    store.settle([Outcome(record.id, record)])
+    store.close()
+    [found] = load(path)[0].values()
+    assert fields(found) == fields(record)
+
+
+def test_an_intent_without_an_outcome_survives_and_one_with_an_outcome_does_not(path):
+    store = SqliteStore(path)
+    store.intend([intent("c1"), intent("c2", "remove"), intent("c3", "update")])
+    store.settle([Outcome("c1", up("c1"))])
+    store.close()
+    records, intents = load(path)
+    assert list(records) == ["c1"]
+    assert intents == [intent("c2", "remove"), intent("c3", "update")]
+
+
+def test_an_outcome_without_a_record_forgets_the_connection_and_its_intent(path):
+    store = SqliteStore(path)
+    store.settle([Outcome("c1", up())])
+    store.intend([intent("c1", "remove")])
+    store.settle([Outcome("c1", None)])
+    store.close()
+    assert load(path) == ({}, [])
+
+
+def test_a_later_record_and_a_later_intent_replace_the_earlier(path):
+    store = SqliteStore(path)
+    store.settle([Outcome("c1", up(spec=OTHER))])
+    store.settle([Outcome("c1", up(spec=SPEC))])
+    store.intend([intent("c2", "create")])
+    store.intend([intent("c2", "update")])
+    store.close()
+    records, intents = load(path)
+    assert records["c1"].spec == SPEC
+    assert intents == [intent("c2", "update")]
+
+
+CRASH = """
+import os, sys
+from pathlib import Path
+from fastnl_engine.model import Record
+from fastnl_engine.store.base import Intent, Outcome
+from fastnl_engine.store.sqlite import SqliteStore
+store = SqliteStore(Path(sys.argv[1]), durable=sys.argv[2] == "durable")
+spec = bytes.fromhex(sys.argv[3])
+store.settle([Outcome(f"done{n}", Record(f"done{n}", spec, "up")) for n in range(100)])
+store.intend([Intent(f"begun{n}", "create", spec, (n,)) for n in range(100)])
+store._db.execute("BEGIN IMMEDIATE")        # the next outcome is being written ...
+store._db.execute("DELETE FROM connection")
+os.kill(os.getpid(), 9)                     # ... when the process dies
+"""
+
+
+@pytest.mark.parametrize("durable", ["durable", "fast"])
+def test_what_was_settled_and_intended_survives_kill_9_in_the_middle_of_the_next_write(path, durable):
+    done = subprocess.run([sys.executable, "-c", CRASH, str(path), durable, SPEC.hex()], check=False)
+    assert done.returncode == -9
+    records, intents = load(path)
+    assert sorted(records) == sorted(f"done{n}" for n in range(100))
+    assert {i.id for i in intents} == {f"begun{n}" for n in range(100)}
+
+
+def pragmas(store: SqliteStore) -> list[int]:
+    """The level of synchronisation at each COMMIT: 1 NORMAL, 2 FULL (that is, fsync)."""
+    levels: list[int] = []
+
+    def at(statement: str) -> None:
+        if statement == "COMMIT":
+            levels.append(current[0])
+        elif statement.startswith("PRAGMA synchronous="):
+            current[0] = {"NORMAL": 1, "FULL": 2}[statement.partition("=")[2]]
+
+    current = [-1]
+    store._db.set_trace_callback(at)
+    return levels
+
+
+@pytest.mark.parametrize(("durable", "outcome"), [(True, 2), (False, 1)])
+def test_an_outcome_waits_for_the_disk_if_durable_and_an_intent_never_does(path, durable, outcome):
+    store = SqliteStore(path, durable=durable)
+    levels = pragmas(store)
+    store.intend([intent()])
+    store.settle([Outcome("c1", up())])
+    store.intend([intent()])
+    store.close()
+    assert levels == [1, outcome, 1]
+
+
+def test_a_failing_write_changes_nothing_and_the_store_goes_on(path):
+    store = SqliteStore(path)
+    store.settle([Outcome("c1", up(spec=OTHER))])
+    with pytest.raises(sqlite3.Error):
+        # the second row is refused by the table, so the first must not stay
+        store.settle([Outcome("c1", up(spec=SPEC)), Outcome("c2", up("c2", spec=None))])
+    store.settle([Outcome("c3", up("c3"))])
+    store.close()
+    records, _ = load(path)
+    assert {id_: r.spec for id_, r in records.items()} == {"c1": OTHER, "c3": SPEC}
+
+
+def test_a_word_about_the_store_is_kept(path):
+    store = SqliteStore(path)
+    assert store.meta("boot") is None
+    assert store.meta("boot", "x") == "x"
+    store.close()
+    store = SqliteStore(path)
+    assert store.meta("boot") == "x"
+    store.close()
+
+
+# -- files that are not ours to write --------------------------------------------------------------
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(StoreError) as caught:
+        store = SqliteStore(path)
+        store.load()
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_file_of_a_newer_version_is_refused_and_left_as_it_is(path):
+    store = SqliteStore(path)
+    store.settle([Outcome("c1", up())])
+    store._db.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
+    store.close()
+    before = path.read_bytes()
+    assert "newer" in refusal(path)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("content", [b"not a database at all, but text " * 100, os.urandom(8192)])
+def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path, content):
+    path.write_bytes(content)
+    assert "damaged" in refusal(path)
+    assert path.read_bytes() == content
+
+
+def test_a_database_with_damaged_pages_is_refused_when_it_is_read(path):
+    store = SqliteStore(path)
+    store.settle([Outcome(f"c{n}", up(f"c{n}")) for n in range(200)])
+    store.close()
+    content = bytearray(path.read_bytes())
+    content[4096:] = os.urandom(len(content) - 4096)  # all but the page that holds the schema
+    path.write_bytes(content)
+    assert "damaged" in refusal(path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("change", ["places = x'c1'", "places = x'9101'", "spec = x'80'", "error = x'81'"])
+def test_a_record_that_does_not_read_as_one_is_damage(path, change):
+    store = SqliteStore(path)
+    store.settle([Outcome("c1", up())])
+    store._db.execute(f"UPDATE connection SET {change}")
+    store.close()
+    assert "damaged" in refusal(path)
+
+
+@pytest.mark.parametrize("change", ["spec = x'80'", "indexes = x'a161'"])
+def test_an_intent_that_does_not_read_as_one_is_damage(path, change):
+    store = SqliteStore(path)
+    store.intend([intent("c1", "remove")])
+    store._db.execute(f"UPDATE intent SET {change}")
+    store.close()
+    assert "damaged" in refusal(path)
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_so(tmp_path):
+    assert "is the folder there" in refusal(tmp_path / "none" / "state.db")
