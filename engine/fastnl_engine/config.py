@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 ENDPOINT = "ipc:///run/fastnl/engine.sock"
 EVENTS = "ipc:///run/fastnl/events.sock"
 STATE_DIR = "/var/lib/fastnl"
+
+CHOICES = {"log_level": ("debug", "info", "warning", "error"), "resync": ("adopt", "recreate")}
 
 
 class ConfigError(Exception):
@@ -28,6 +30,12 @@ class Config:
     durable            wait for the disk (fsync) before a reply
     queue              jobs that may wait; more are refused with `busy`
     log_level          debug, info, warning or error
+    http               HOST:PORT for /metrics, /livez and /readyz; "" for none
+    roles              who may do what, see fastnl_engine.auth; root and the engine's own user may do everything
+    file_prefixes      folders that `file:` references may point into; none given: any
+    resync             at a start "adopt" takes over what matches, "recreate" makes everything anew
+    audit              seconds between looks at whether somebody changed our interfaces; 0: never
+    strict             take foreign addresses off our interfaces
     """
 
     endpoint: str = ENDPOINT
@@ -37,6 +45,12 @@ class Config:
     durable: bool = True
     queue: int = 10_000
     log_level: str = "info"
+    http: str = ""
+    roles: dict[str, list[str]] = field(default_factory=dict)
+    file_prefixes: list[str] = field(default_factory=list)
+    resync: str = "adopt"
+    audit: int = 4
+    strict: bool = False
 
     @property
     def state_file(self) -> Path:
@@ -69,8 +83,9 @@ def _apply(config: Config, values: Mapping[str, Any], where: str) -> Config:
             raise ConfigError(f"{where}: there is no setting {name!r}; known are {', '.join(known)}")
         changes[name] = _typed(name, value, str(known[name]), where)
     new = replace(config, **changes)
-    if new.log_level not in ("debug", "info", "warning", "error"):
-        raise ConfigError(f"{where}: log_level {new.log_level!r} is none of debug, info, warning, error")
+    for name, possible in CHOICES.items():
+        if getattr(new, name) not in possible:
+            raise ConfigError(f"{where}: {name} {getattr(new, name)!r} is none of {', '.join(possible)}")
     if new.queue < 1:
         raise ConfigError(f"{where}: queue must be at least 1")
     return new
@@ -84,9 +99,21 @@ def _typed(name: str, value: Any, kind: str, where: str) -> Any:
             return False
     elif kind == "int" and isinstance(value, str) and value.isascii() and value.isdigit():
         return int(value)
+    elif kind == "list[str]" and isinstance(value, str):
+        return [part for part in value.split(",") if part]
+    elif kind == "list[str]":
+        if _is_list_of_text(value):
+            return value
+    elif kind.startswith("dict"):
+        if isinstance(value, dict) and all(_is_list_of_text(v) for v in value.values()):
+            return value
     elif type(value).__name__ == kind:
         return value
     raise ConfigError(f"{where}: {name} must be of type {kind}, not {value!r}")
+
+
+def _is_list_of_text(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) for v in value)
 
 
 def client_endpoint(given: str | None) -> str:

@@ -6,6 +6,7 @@ Used from one thread, the gateway's.  It knows no sockets: jobs come in with tic
 
 from __future__ import annotations
 
+import errno
 import time
 from collections import deque
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 
 import fastnl
 from fastnl_engine.executor import Executor
+from fastnl_engine.metrics import Metrics
 from fastnl_engine.model import Record, decode_connection
 from fastnl_engine.pipeline import Cycle, Pipeline
 from fastnl_engine.planner import Action, Claims, Job, plan
@@ -42,6 +44,7 @@ class Engine:
         self.claims = Claims()
         self.queue = queue
         self.totals = {"connected": 0, "disconnected": 0, "updated": 0, "moved": 0, "failed": 0, "cycles": 0}
+        self.metrics = Metrics()
         self._on_result = on_result
         self._on_event = on_event
         self._backlog: deque[Job] = deque()
@@ -134,6 +137,9 @@ class Engine:
 
     def _finish(self, cycle: Cycle) -> None:
         self._cycles -= 1
+        for stage, seconds in cycle.stages.items():
+            self.metrics.stage.labels(stage).observe(seconds)
+        self.metrics.cycle.observe(len(cycle.actions))
         outcomes = {o.id: o for o in cycle.outcomes}
         for action in cycle.actions:
             id_ = action.job.id
@@ -161,9 +167,13 @@ class Engine:
         else:
             self.records[id_] = new
         self.upkeep.follow(old, new)
-        failed = action.result is not None and action.result.error is not None
-        if failed:
+        error = action.result.error if action.result is not None else None
+        failed = error is not None
+        self.metrics.items.labels(action.verb, error.code if error is not None else "ok").inc()
+        if error is not None:
             self._reclaim(action)
+            if error.errno:
+                self.metrics.kernel_errors.labels(errno.errorcode.get(error.errno, str(error.errno))).inc()
         name = {"create": "connected", "update": "updated", "move": "moved", "remove": "disconnected"}.get(action.verb)
         if failed:
             self.totals["failed"] += 1
@@ -174,8 +184,8 @@ class Engine:
             fields: dict[str, Any] = {"id": id_, "state": after, "was": before}
             if new is not None and new.reason:
                 fields["reason"] = new.reason
-            if action.result is not None and action.result.error is not None:
-                fields["error"] = action.result.error.as_dict()
+            if error is not None:
+                fields["error"] = error.as_dict()
             self._on_event(after or "removed", fields)
 
     def _reclaim(self, action: Action) -> None:
@@ -189,6 +199,18 @@ class Engine:
     def _answer(self, job: Job, result: dict[str, Any]) -> None:
         if job.ticket is not None:
             self._on_result(job.ticket, job.place, result)
+
+    def refresh_metrics(self) -> None:
+        """Brings the gauges up to date; may be called from another thread."""
+        m = self.metrics
+        counts = dict.fromkeys(("up", "pending", "failed"), 0)
+        for record in list(self.records.values()):
+            counts[record.state] = counts.get(record.state, 0) + 1
+        for state, count in counts.items():
+            m.connections.labels(state).set(count)
+        m.queue.set(self.load)
+        m.namespaces.set(self.upkeep.namespaces.count)
+        m.unwritten.set(self.pipeline.unwritten)
 
     def stop(self) -> None:
         """Ends the threads; every cycle must have finished."""

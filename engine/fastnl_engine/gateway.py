@@ -22,9 +22,11 @@ import zmq
 
 import fastnl
 from fastnl_engine import wire
+from fastnl_engine.auth import NEEDED, Roles, peer_of
 from fastnl_engine.config import Config
 from fastnl_engine.engine import Engine
 from fastnl_engine.events import Events
+from fastnl_engine.metrics import Http
 from fastnl_engine.model import decode_connection, encode, values_of
 from fastnl_engine.planner import Job
 from fastnl_engine.queries import Queries
@@ -58,11 +60,16 @@ class Gateway:
         self._context = zmq.Context()
         self._locks: list[int] = []
         self._stopping = False
+        self.serving = False
         self._answers: deque[tuple[list[bytes], bytes]] = deque()
+        self._roles = Roles.parse(config.roles)
+        self._peers: dict[str, int] = {}
         self._router = self._bind(zmq.ROUTER, config.endpoint)
-        self._router.setsockopt(zmq.MAXMSGSIZE, 4 * wire.MAX_FRAME)
         self.events = Events(self._bind(zmq.PUB, config.events))
         self.engine = make_engine(self)
+        self.metrics = self.engine.metrics
+        self.metrics.info.labels(fastnl.__version__, config.instance).set(1)
+        self._http = self._serve_http(config.http)
         self.queries = Queries(self.engine, config)
         self._asked: queue.SimpleQueue[tuple[Ticket, Any] | None] = queue.SimpleQueue()
         self._asker = threading.Thread(target=self._query_main, name="queries")
@@ -74,6 +81,8 @@ class Gateway:
         """Binds; on an ipc path only under a lock, as a second bind would silently take the path over."""
         socket = self._context.socket(kind)
         socket.setsockopt(zmq.LINGER, 500)
+        # beyond what a request may have, so that most get an answer that says so; above, the peer is cut off
+        socket.setsockopt(zmq.MAXMSGSIZE, 4 * wire.MAX_FRAME)
         if endpoint.startswith("ipc://") and not endpoint.startswith("ipc://@"):
             path = Path(endpoint.removeprefix("ipc://"))
             path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -84,7 +93,22 @@ class Gateway:
             raise InUse(f"cannot bind {endpoint}: {e}") from e
         return socket
 
+    def _serve_http(self, address: str) -> Http | None:
+        if not address:
+            return None
+        host, _, port = address.rpartition(":")
+        try:
+            return Http(
+                (host.strip("[]"), int(port)), self.metrics, self.engine.refresh_metrics,
+                lambda: "" if self.serving else "not serving yet",
+                lambda: "" if self.engine.pipeline.alive else "a thread of the pipeline has ended",
+            )  # fmt: skip
+        except (OSError, ValueError, OverflowError) as e:
+            raise InUse(f"http: cannot listen on {address!r}: {e}") from e
+
     def close(self) -> None:
+        if self._http is not None:
+            self._http.close()
         self._asked.put(None)
         self._asker.join()
         self.engine.stop()
@@ -109,6 +133,7 @@ class Gateway:
         poller.register(self.engine.pipeline.wakeup, zmq.POLLIN)
         namespaces = self.engine.upkeep.namespaces
         watched: set[int] = set()
+        self.serving = True
         while not self._stopping:
             fds = set(namespaces.fds)
             for fd in watched - fds:
@@ -125,6 +150,7 @@ class Gateway:
 
     def _finish(self) -> None:
         """What is in the kernel is finished and answered, everything else refused."""
+        self.serving = False
         error = {"code": "shutting_down", "message": "the engine is being stopped; interfaces stay as they are"}
         self._take_requests()
         self.engine.refuse_backlog(error)
@@ -139,12 +165,26 @@ class Gateway:
     def _take_requests(self) -> None:
         for _ in range(DRAIN):
             try:
-                frames = self._router.recv_multipart(zmq.NOBLOCK)
+                frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
-            self._request(frames)
+            self._request([bytes(f.buffer) for f in frames], self._role_of(frames[-1]))
 
-    def _request(self, frames: list[bytes]) -> None:
+    def _role_of(self, frame: zmq.Frame) -> int:
+        """What the sender may do; peers of one address are the same process."""
+        try:
+            address = str(frame.get("Peer-Address"))
+        except zmq.ZMQError:
+            address = ""
+        role = self._peers.get(address)
+        if role is None:
+            if len(self._peers) > 4096:
+                self._peers.clear()
+            peer = peer_of(address)
+            role = self._peers[address] = self._roles.of(peer[0], peer[1]) if peer else 0
+        return role
+
+    def _request(self, frames: list[bytes], role: int) -> None:
         # DEALER sends one frame, REQ puts an empty one before it; both get back what they sent
         address = frames[:2] if len(frames) == 3 and frames[1] == b"" else frames[:1]
         if len(frames) != len(address) + 1:
@@ -153,8 +193,15 @@ class Gateway:
             return
         try:
             request = wire.decode(frames[-1])
+            op = wire.NAMES[type(request)]
+            self.metrics.requests.labels(op).inc()
+            if role < NEEDED[op]:
+                raise wire.ProtocolError(
+                    "forbidden", f"op: {op!r} is not for you; `roles` of the engine's configuration decides", request.id
+                )
             self._dispatch(address, request)
         except wire.ProtocolError as e:
+            self.metrics.refused.labels(e.code).inc()
             self._answers.append((address, wire.refuse(e)))
         except Exception as e:
             # nothing that a client sends may end the engine

@@ -14,11 +14,11 @@ import structlog
 
 import fastnl
 from fastnl_engine import reconcile
+from fastnl_engine.auth import RoleError
 from fastnl_engine.config import Config, ConfigError, load
 from fastnl_engine.engine import Engine
 from fastnl_engine.gateway import Gateway, InUse, lock
-from fastnl_engine.planner import Job
-from fastnl_engine.store.base import StoreError
+from fastnl_engine.store.base import Outcome, StoreError
 from fastnl_engine.store.sqlite import SqliteStore
 
 log = structlog.get_logger()
@@ -30,6 +30,7 @@ log = structlog.get_logger()
 @click.option("--state-dir", help="Folder of the state file.")
 @click.option("--instance", help="Name of this engine in the mark of its interfaces.")
 @click.option("--config", "config_file", type=click.Path(dir_okay=False), help="TOML file with settings.")
+@click.option("--http", help="HOST:PORT for /metrics, /livez and /readyz.")
 @click.option("--durable/--no-durable", default=None, help="Wait for the disk before each reply (default: yes).")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default=None)
 @click.version_option(fastnl.__version__)
@@ -42,7 +43,7 @@ def main(config_file: str | None, **flags: Any) -> None:
     _set_up_log(config.log_level)
     try:
         run(config)
-    except (InUse, StoreError, PermissionError) as e:
+    except (InUse, StoreError, PermissionError, RoleError) as e:
         log.error("cannot start", reason=str(e))
         sys.exit(1)
 
@@ -51,6 +52,7 @@ def run(config: Config) -> None:
     """Serves until SIGTERM or SIGINT.  Raises InUse, StoreError or PermissionError when it cannot begin."""
     # the default of 5 ms would make the kernel thread wait for the gateway's Python
     sys.setswitchinterval(0.0005)
+    os.umask(0o007)  # the sockets are for the engine's user and group
     Path(config.state_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
     state_lock = lock(Path(config.state_dir) / "lock", f"the state folder {config.state_dir}")
     host = fastnl.Host(config.instance)
@@ -58,6 +60,8 @@ def run(config: Config) -> None:
     store = SqliteStore(config.state_file, durable=config.durable)
     records, intents = store.load()
     findings = reconcile.resume(host, records, intents)
+    known = {record.id: record for record in records}
+    store.settle([Outcome(intent.id, known.get(intent.id)) for intent in intents])
 
     def make_engine(gateway: Gateway) -> Engine:
         return Engine(host, store, gateway.result, gateway.events.publish, queue=config.queue)
@@ -71,9 +75,6 @@ def run(config: Config) -> None:
             engine.restore(record, lost[record.id])
         else:
             engine.adopt(record)
-    for intent in intents:
-        if intent.id not in engine.records:
-            engine.submit(Job("disconnect", intent.id))
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: gateway.stop())
     log.info(

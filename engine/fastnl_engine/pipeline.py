@@ -12,6 +12,7 @@ import contextlib
 import os
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,13 +28,22 @@ RETRY = 1.0  # seconds between attempts to write what could not be written
 class Cycle:
     """Actions on different connections that go through the kernel together.
 
-    refused: why the store could not take the intent (nothing was done) or, with `settled` false, the outcome.
+    refused  why the store could not take the intent (then nothing was done) or the outcome
+    stages   seconds that it spent waiting, in intent, kernel and outcome
     """
 
     actions: list[Action]
     outcomes: list[Outcome] = field(default_factory=list)
     refused: str = ""
     ran: bool = False
+    stages: dict[str, float] = field(default_factory=dict)
+    _since: float = field(default_factory=time.perf_counter)
+
+    def passed(self, stage: str) -> None:
+        """The time since the last call, or since the cycle was made, went into a stage."""
+        now = time.perf_counter()
+        self.stages[stage] = self.stages.get(stage, 0.0) + now - self._since
+        self._since = now
 
 
 class Pipeline:
@@ -73,6 +83,15 @@ class Pipeline:
             done.append(self._finished.popleft())
         return done
 
+    @property
+    def unwritten(self) -> int:
+        """Outcomes that could not be written to the disk yet."""
+        return len(self._unwritten)
+
+    @property
+    def alive(self) -> bool:
+        return all(thread.is_alive() for thread in self._threads)
+
     def wake(self) -> None:
         os.eventfd_write(self.wakeup, 1)
 
@@ -95,11 +114,14 @@ class Pipeline:
             if job is None:
                 return
             step, cycle = job
+            cycle.passed("waiting")
             if step == "intend":
                 self._intend(cycle)
+                cycle.passed("intent")
                 self._to_kernel.put(cycle)
             else:
                 self._settle(cycle)
+                cycle.passed("outcome")
                 self._finished.append(cycle)
                 self.wake()
 
@@ -137,7 +159,9 @@ class Pipeline:
             with self._count:
                 self.waiting -= 1
             self.wake()  # room for the next cycle to be made
+            cycle.passed("waiting")
             if not cycle.refused:
                 cycle.ran = True
                 self._executor.run(cycle.actions)
+            cycle.passed("kernel")
             self._to_store.put(("settle", cycle))

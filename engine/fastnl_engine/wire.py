@@ -101,6 +101,7 @@ OPS: dict[str, type[Request]] = {
     "stats": Stats,
     "info": Info,
 }
+NAMES = {kind: op for op, kind in OPS.items()}
 _decoders = {op: msgspec.msgpack.Decoder(kind) for op, kind in OPS.items()}
 _head = msgspec.msgpack.Decoder(_Head)
 _move = msgspec.msgpack.Decoder(MoveSpec)

@@ -60,6 +60,11 @@ class Namespaces:
         return [self._inotify.fileno(), *self._pidfds]
 
     @property
+    def count(self) -> int:
+        """How many references are watched."""
+        return len(self._known)
+
+    @property
     def timeout(self) -> float:
         """Seconds until something is due without any event."""
         due = [self._next_audit, *(when for when, _ in self._soon.values())]
