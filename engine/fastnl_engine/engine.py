@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 import fastnl
+from fastnl_engine.audit import Ledger
+from fastnl_engine.backoff import Backoff
 from fastnl_engine.executor import Executor
 from fastnl_engine.metrics import Metrics
 from fastnl_engine.model import Record, decode_connection
@@ -53,6 +55,9 @@ class Engine:
         self._cycles = 0
         self.pipeline = Pipeline(store, Executor(host), judge)
         self.upkeep = Upkeep(self.retry, self.suspend)
+        self.ledger = Ledger()
+        self.backoff = Backoff()
+        self._found: deque[tuple[str, str]] = deque()
 
     # -- in ------------------------------------------------------------------------------------------
 
@@ -73,6 +78,10 @@ class Engine:
         """Takes a record over from the store, as it is."""
         self.records[record.id] = record
         self.claims.take(record.connection)
+        if record.state == "up":
+            self.ledger.put(record.id, record.wired())
+        elif record.state == "failed":
+            self.backoff.put(record.id)
         self.upkeep.follow(None, record)
 
     def restore(self, record: Record, reason: str) -> None:
@@ -83,6 +92,11 @@ class Engine:
     def retry(self, record: Record) -> None:
         self.submit(Job("retry", record.id))
 
+    def broken(self, id_: str, reason: str) -> None:
+        """Somebody changed a connection's interfaces.  May be called from another thread."""
+        self._found.append((id_, reason))
+        self.pipeline.wake()
+
     def suspend(self, record: Record, reason: str) -> None:
         self.submit(Job("suspend", record.id, reason=reason))
 
@@ -90,6 +104,13 @@ class Engine:
         """Books what has finished and sends the next cycle off when the kernel thread is free for it."""
         for cycle in self.pipeline.take():
             self._finish(cycle)
+        while self._found:
+            id_, reason = self._found.popleft()
+            # what is being changed right now does not look as it should, and need not
+            if id_ not in self._busy:
+                self.submit(Job("mend", id_, reason=reason))
+        for id_ in self.backoff.due():
+            self.submit(Job("retry", id_))
         while self._backlog and self.pipeline.waiting == 0:
             actions = self._next_actions()
             if not actions:
@@ -166,6 +187,11 @@ class Engine:
             self.records.pop(id_, None)
         else:
             self.records[id_] = new
+        if new is None or new.state != "failed":
+            self.backoff.forget(id_)
+        else:
+            self.backoff.put(id_)
+        self.ledger.put(id_, action.result.wired if new and new.state == "up" and action.result else None)
         self.upkeep.follow(old, new)
         error = action.result.error if action.result is not None else None
         failed = error is not None
@@ -180,7 +206,10 @@ class Engine:
         elif name:
             self.totals[name] += 1
         before, after = old.state if old else None, new.state if new else None
-        if after != before or (action.verb in ("update", "move") and not failed):
+        if action.verb == "mend" and not failed:
+            self.metrics.mends.inc()
+            self._on_event("mended", {"id": id_, "state": after, "was": before, "reason": action.job.reason})
+        elif after != before or (action.verb in ("update", "move") and not failed):
             fields: dict[str, Any] = {"id": id_, "state": after, "was": before}
             if new is not None and new.reason:
                 fields["reason"] = new.reason
@@ -242,6 +271,10 @@ def judge(action: Action) -> Outcome | None:
     if action.verb == "create":
         return Outcome(job.id, old)
     assert old is not None
+    if action.verb == "mend":
+        failure = Record(job.id, old.spec, "failed", result.wired.places if result.wired else (), since=time.time())
+        failure.error = error.as_dict()
+        return Outcome(job.id, failure)
     if result.wired is None:
         # the change failed and could not be taken back: nothing is in the kernel any more
         return Outcome(job.id, Record(job.id, old.spec, "failed", error=error.as_dict(), since=time.time()))

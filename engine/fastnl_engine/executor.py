@@ -32,6 +32,7 @@ class Executor:
 
     def run(self, actions: Sequence[Action]) -> None:
         self._each(actions, "remove", lambda part: self.host.disconnect([a.wired for a in part if a.wired]))
+        self._each(actions, "mend", lambda part: self.host.mend([a.wired for a in part if a.wired]))
         self._each(actions, "move", self._move)
         self._each(
             actions,

@@ -141,7 +141,7 @@ class Gateway:
             for fd in fds - watched:
                 poller.register(fd, zmq.POLLIN)
             watched = fds
-            poller.poll(int(1000 * min(1.0, namespaces.timeout)) + 1)
+            poller.poll(int(1000 * min(1.0, namespaces.timeout, self.engine.backoff.timeout)) + 1)
             self._take_requests()
             namespaces.turn()
             self.engine.turn()

@@ -14,6 +14,7 @@ import structlog
 
 import fastnl
 from fastnl_engine import reconcile
+from fastnl_engine.audit import Audit
 from fastnl_engine.auth import RoleError
 from fastnl_engine.config import Config, ConfigError, load
 from fastnl_engine.engine import Engine
@@ -84,7 +85,11 @@ def run(config: Config) -> None:
         made_again=len(findings.lost),
         orphans_removed=findings.orphans,
     )
+    engine.ledger.strict = config.strict
+    audit = Audit(host, engine.ledger, config.audit, engine.broken) if config.audit else None
     gateway.serve()
+    if audit is not None:
+        audit.stop()
     gateway.close()
     store.close()
     os.close(state_lock)

@@ -152,7 +152,7 @@ class Record:
     """A connection that the engine has taken on, in memory.
 
     spec    the Connection as msgpack, with its keys in order, so that equal connections are equal bytes
-    places  of the ends while it is up, else ()
+    places  of the ends while anything of it is in the kernel, else ()
     reason  why it is pending; error: why it failed, as in a reply
     """
 
@@ -181,7 +181,7 @@ class Record:
         return decode_connection(self.spec)
 
     def wired(self) -> Wired:
-        """As the library knows it; only while it is up."""
+        """As the library knows it; only with places."""
         return Wired(values_of(self.connection), self.places)
 
 

@@ -130,7 +130,7 @@ class Pipeline:
         intents = [
             Intent(a.job.id, a.verb, a.spec, a.indexes)
             for a in cycle.actions
-            if a.verb in ("create", "update", "remove", "move")
+            if a.verb in ("create", "update", "remove", "move", "mend")
         ]
         try:
             if intents:

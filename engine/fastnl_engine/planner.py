@@ -17,7 +17,7 @@ from fastnl.netns import canonical
 from fastnl_engine.model import Connection, Record, encode, values_of
 from fastnl_engine.wire import MoveSpec
 
-Verb = Literal["create", "update", "remove", "forget", "move", "nothing"]
+Verb = Literal["create", "update", "remove", "forget", "move", "mend", "nothing"]
 
 
 @dataclass(slots=True)
@@ -25,10 +25,10 @@ class Job:
     """One item of a request, or something that the engine asks of itself (then `ticket` is None).
 
     ticket, place   the request that it belongs to and where its result goes there
-    reason          of a suspension: why the connection cannot be up
+    reason          of a suspension or mending: what happened to the connection
     """
 
-    op: Literal["connect", "disconnect", "move", "retry", "suspend"]
+    op: Literal["connect", "disconnect", "move", "retry", "suspend", "mend"]
     id: str
     connection: Connection | None = None
     values: fastnl.Connection | None = None
@@ -45,7 +45,8 @@ class Action:
     """One step of a cycle, and in the end what became of it.
 
     verb     create: make `values`; update: turn `wired` into `values`; remove: take `wired` away;
-             forget: drop a record that has no interfaces; move: `wired`'s end elsewhere; nothing
+             forget: drop a record that has no interfaces; move: `wired`'s end elsewhere; mend: make `wired`
+             again what it was; nothing
     indexes  of the interfaces to be created, chosen beforehand so that they can be written down
     result   what the library said, for the verbs that touch the kernel
     error    what the planner refused
@@ -114,10 +115,16 @@ def plan(job: Job, record: Record | None, claims: Claims) -> Action:
         if record is None or record.state != "up":
             return Action("nothing", job, record)
         return Action("remove", job, record, record.wired())
+    if job.op == "mend":
+        if record is None or record.state != "up":
+            return Action("nothing", job, record)
+        return Action("mend", job, record, record.wired(), spec=record.spec)
     if job.op == "retry":
         # as it is wanted now, which may be another way than when the retry was asked for, or not at all
         if record is None or record.state == "up":
             return Action("nothing", job, record)
+        if record.places:
+            return Action("mend", job, record, record.wired(), spec=record.spec)
         return Action("create", job, record, None, values_of(record.connection), record.spec)
     return _plan_move(job, record, claims)
 
@@ -131,7 +138,9 @@ def _plan_connect(job: Job, record: Record | None, claims: Claims) -> Action:
     if record is not None:
         claims.release(record.connection)
     claims.take(job.connection)
-    if record is not None and record.state == "up":
+    if record is not None and record.places:
+        if record.spec == job.spec:
+            return Action("mend", job, record, record.wired(), spec=record.spec)
         return Action("update", job, record, record.wired(), job.values, job.spec)
     return Action("create", job, record, None, job.values, job.spec)
 
@@ -140,7 +149,7 @@ def _plan_disconnect(job: Job, record: Record | None, claims: Claims) -> Action:
     if record is None:
         return Action("nothing", job)
     claims.release(record.connection)
-    if record.state == "up":
+    if record.places:
         return Action("remove", job, record, record.wired())
     return Action("forget", job, record)
 
@@ -161,7 +170,7 @@ def _plan_move(job: Job, record: Record | None, claims: Claims) -> Action:
         return Action("nothing", job, record)
     claims.release(record.connection)
     claims.take(moved)
-    if record.state == "up":
+    if record.places:
         return Action("move", job, record, record.wired(), values, spec)
     return Action("create", job, record, None, values, spec)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import fastnl
 from fastnl import Host
 from fastnl._nl import AddrRow, LinkRow, Tour
+from fastnl.batch import FIRST_INDEX
 from fastnl.netns import RUN_NETNS, Handles, Identity
 from fastnl.sweep import Target, sweep
 from fastnl_engine.model import Record, decode_connection, values_of
@@ -58,7 +59,7 @@ def resume(host: Host, records: Sequence[Record], intents: Sequence[Intent]) -> 
         host.count(wired, 1)
         for end, place in zip(wired.connection.ends, wired.places, strict=True):
             keep[end.netns].add(place.ifindex)
-    findings.orphans = _sweep_orphans(host, seen, keep, intents)
+    findings.orphans = _sweep_orphans(host, seen, keep)
     return findings
 
 
@@ -99,12 +100,13 @@ def look(host: Host, references: Iterable[str]) -> dict[str, Seen]:
 
 
 def _sort(host: Host, identity: Identity, rows: list[LinkRow | AddrRow]) -> Seen:
-    """Keeps what carries our mark or, half-made, our group."""
+    """Keeps what carries our mark or, made and not marked yet, our group and an index as only we choose them."""
     mark = f"fastnl/{host.instance}/"
     links = {
         r.ifindex: r
         for r in rows
-        if isinstance(r, LinkRow) and (r.alias.startswith(mark) or (r.group == host.group and not r.alias))
+        if isinstance(r, LinkRow)
+        and (r.alias.startswith(mark) or (r.group == host.group and not r.alias and r.ifindex >= FIRST_INDEX))
     }
     addresses: dict[int, set[str]] = {}
     for r in rows:
@@ -139,18 +141,14 @@ def mismatch(host: Host, record: Record, seen: dict[str, Seen]) -> str:
     return ""
 
 
-def _sweep_orphans(host: Host, seen: dict[str, Seen], keep: dict[str, set[int]], intents: Sequence[Intent]) -> int:
-    """Deletes what is ours and belongs to no record that is up.
-
-    What is only half made has no mark yet, but our group and an index that we wrote down.
-    """
-    planned = {index for intent in intents for index in intent.indexes}
+def _sweep_orphans(host: Host, seen: dict[str, Seen], keep: dict[str, set[int]]) -> int:
+    """Deletes what is ours and belongs to no record that is up; how many interfaces."""
     count = 0
     with Handles() as handles:
         targets = []
         for reference, there in seen.items():
-            for index, link in there.links.items():
-                if index in keep[reference] or (not link.alias and index not in planned):
+            for index in there.links:
+                if index in keep[reference]:
                     continue
                 try:
                     fd = handles.open(reference)

@@ -177,7 +177,7 @@ class LinkRow:
     link_netnsid   the namespace's own number for the one that `link` is in, -1: this one
     operstate      RFC 2863: 6 is up, 2 down
     addr_gen_mode  IPv6 mode, 1: no link-local address; -1: no IPv6 on this interface
-    stats          rx_ and tx_ packets, bytes, errors, dropped, when they were asked for; else None
+    stats          rx_ and tx_ packets, bytes, errors, dropped, None where the kernel sent none
     vxlan          vni, port, local, remote, learning, ttl of a VXLAN, else None
     """
 
@@ -529,10 +529,16 @@ class Visit:
         """Deletes one interface by name; names are reused, an index is the safer handle."""
 
     # asking; each raises ValueError in a visit that does not ask
+    def glance(self, item: int, index: int, name: str, mtu: int = ..., address: Address | None = ...) -> None:
+        """Looks whether an interface still has its name, is up, and has the MTU and IPv4 address if given."""
+
+    def changed(self) -> list[tuple[int, str]]:
+        """(item, what) of every glance that found something else: "gone", "renamed", "down", "mtu", "address"."""
+
     def get_link(self, item: int, index: int = 0, name: str | None = None, stats: bool = False) -> None:
         """Asks for one interface by index or name; ENODEV if there is none."""
     def dump_links(self, item: int = 0, stats: bool = False) -> None:
-        """Asks for every interface; counters only with `stats`, as they are summed over every CPU."""
+        """Asks for every interface; without `stats` the kernel leaves out IPv6's counters, its dearest."""
     def dump_addresses(self, item: int = 0) -> None: ...
     def dump_routes(self, item: int = 0) -> None:
         """Asks for the routes of every table."""

@@ -11,7 +11,7 @@ from libc.errno cimport EINTR, EINVAL, EMSGSIZE, ENOBUFS, ENOMEM, EPROTO, errno
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcmp, memcpy, memset, strchr, strerror, strlen
+from libc.string cimport memcmp, memcpy, memset, strchr, strerror, strlen, strncmp
 
 from fastnl.nl.uapi cimport *
 
@@ -28,5 +28,6 @@ include "nl/addr.pxi"
 include "nl/route.pxi"
 include "nl/link.pxi"
 include "nl/netns.pxi"
+include "nl/glance.pxi"
 include "nl/socket.pxi"
 include "nl/tour.pxi"

@@ -24,6 +24,7 @@ from fastnl.wired import Move, Result, Wired
 
 __all__ = ["Host", "Move", "Result", "Wired", "group_of"]
 
+FIRST_INDEX = 1 << 20  # the kernel gives its own indexes from 1 upwards
 CHUNK = 256  # connections of one tour: bounds the open descriptors and the time the caller waits
 
 
@@ -47,7 +48,7 @@ class Host:
         self.trace: Callable[[Tour, int], None] | None = None
         self._lock = threading.Lock()
         # every index is used once, so a stale one never hits somebody else's interface
-        self._next_index = (1 << 20) + secrets.randbelow(1 << 30)
+        self._next_index = FIRST_INDEX + secrets.randbelow(1 << 30)
         self._population: Counter[Identity] = Counter()
 
     # -- the four things it does -------------------------------------------------------------------
@@ -89,6 +90,17 @@ class Host:
                 out += change.update(self, handles, changes[at : at + CHUNK])
         return out
 
+    def mend(self, wired: Sequence[Wired]) -> list[Result]:
+        """Makes connections again what they were, after somebody changed or deleted their interfaces.
+
+        In place where the interfaces are still there; else by making the connection anew.
+        """
+        out: list[Result] = []
+        for at in range(0, len(wired), CHUNK):
+            with Handles() as handles:
+                out += change.mend(self, handles, wired[at : at + CHUNK])
+        return out
+
     def move(self, moves: Sequence[Move]) -> list[Result]:
         """Takes ends to other namespaces; a move that fails is taken back."""
         out: list[Result] = []
@@ -100,7 +112,7 @@ class Host:
     # -- reading -----------------------------------------------------------------------------------
 
     def links(self, netns: str = "", *, stats: bool = False) -> list[LinkRow]:
-        """Every interface of a namespace; counters with `stats`."""
+        """Every interface of a namespace; `stats` as in Visit.dump_links."""
         return self._ask(netns, lambda visit: visit.dump_links(0, stats))
 
     def addresses(self, netns: str = "") -> list[AddrRow]:
@@ -141,7 +153,7 @@ class Host:
             first = self._next_index
             self._next_index += count
             if self._next_index >= (1 << 31) - 1024:
-                self._next_index = 1 << 20
+                self._next_index = FIRST_INDEX
             return tuple(range(first, first + count))
 
     def alias(self, connection: Connection, end: int) -> str:

@@ -178,7 +178,9 @@ def _find_lower(host: Host, items: list[_Item]) -> None:
 
 def _attempt(host: Host, handles: Handles, items: list[_Item]) -> list[_Item]:
     """One tour for the items; those to try again come back."""
-    tour = Tour(len(items))
+    again = any(item.tries for item in items)
+    # one message a datagram is one answer at a time: that many cannot be lost
+    tour = Tour(len(items), datagram_messages=1) if again else Tour(len(items))
     senders: dict[int, Visit] = {}
     for n, item in enumerate(items):
         item.tries += 1
@@ -296,11 +298,13 @@ def _read_back(host: Host, handles: Handles, items: list[_Item]) -> list[_Item]:
         visit.get_link(n, item.indexes[0])
         visits.append(visit)
     host.run(tour)
-    # without an answer, an interface of that index may also be the foreign one that was in the way
+    missing = {problem.item for problem in tour.problems() if problem.errno == errno.ENODEV}
+    # an interface of that index may also be the foreign one that was in the way
     there = [
         item
-        for item, visit in zip(items, visits, strict=True)
-        if any(row.group == host.group and row.ifname == item.connection.ends[0].ifname for row in visit.rows())
+        for n, (item, visit) in enumerate(zip(items, visits, strict=True))
+        if n not in missing
+        and all(row.group == host.group and row.ifname == item.connection.ends[0].ifname for row in visit.rows())
     ]
     for item in there:
         item.created = True

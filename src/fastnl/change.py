@@ -213,6 +213,50 @@ def _take_back(
     host.run(tour)
 
 
+# -- mending ---------------------------------------------------------------------------------------
+
+
+def mend(host: Host, handles: Handles, wired: Sequence[Wired]) -> list[Result]:
+    """See Host.mend."""
+    tour = Tour(len(wired))
+    visits: dict[int, Visit] = {}
+    anew: list[int] = []
+    results: dict[int, Result] = {}
+    for n, w in enumerate(wired):
+        try:
+            fds = _reach(handles, w)
+        except FastnlError as e:
+            results[n] = Result(wired=w, error=e, changed=False)
+            continue
+        for end, fd in enumerate(fds):
+            if fd not in visits:
+                visits[fd] = tour.visit(fd)
+            _say_all_again(visits[fd], n, end, w)
+    host.run(tour)
+    broken = {problem.item for problem in tour.problems() if not problem.soft}
+    for n, w in enumerate(wired):
+        if n in broken:
+            anew.append(n)
+        elif n not in results:
+            results[n] = Result(wired=w)
+    results |= zip(anew, _recreate(host, handles, [(wired[n], wired[n].connection) for n in anew]), strict=True)
+    return [results[n] for n in range(len(wired))]
+
+
+def _say_all_again(visit: Visit, n: int, end: int, wired: Wired) -> None:
+    """Everything that can be said of an interface that is there; what is so already changes nothing."""
+    e, index = wired.connection.ends[end], wired.places[end].ifindex
+    visit.change(
+        n, index, end=end, name=e.ifname, mtu=_mtu(e, wired.connection), mac=e.mac, txqlen=e.txqlen, up=True
+    )  # fmt: skip
+    for i, address in enumerate(e.addresses):
+        visit.address(n, index, address, True, end, i, soft=True)
+    for i, route in enumerate(e.routes):
+        visit.route(n, index, route, True, end, i, replace=True)
+    for i, neighbour in enumerate(e.neighbours):
+        visit.neighbour(n, index, neighbour, True, end, i)
+
+
 # -- anew ------------------------------------------------------------------------------------------
 
 

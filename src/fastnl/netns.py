@@ -265,9 +265,11 @@ def create(name: str) -> None:
 def remove(name: str) -> None:
     """Lets a named namespace go, as `ip netns delete` does; it ends when nobody uses it any more.
 
-    Raises FileNotFoundError.
+    Raises FileNotFoundError, InvalidValue.
     """
-    _, value = split(name)
+    kind, value = split(name)
+    if kind != "name":
+        raise InvalidValue("netns", f"{name!r}: only a named namespace can be let go")
     path = Path(RUN_NETNS) / value
     _umount(str(path))
     path.unlink()

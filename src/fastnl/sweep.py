@@ -70,9 +70,15 @@ def cover(pairs: Sequence[tuple[K, ...]]) -> list[int]:
 
 def remove(host: Host, handles: Handles, wired: Sequence[Wired]) -> list[Result]:
     """Removes connections; see Host.disconnect."""
-    targets = _targets(handles, wired)
+    chosen = cover([tuple(p.netns for p in w.places) for w in wired])
+    errors = sweep(host, [_target(handles, w, end) for w, end in zip(wired, chosen, strict=True)])
+    # somebody may have moved the chosen end elsewhere: then the pair is still there, and the other end tells
+    gone = [n for n, e in enumerate(errors) if e is not None and e.errno == errno.ENODEV and len(wired[n].places) == 2]
+    others = sweep(host, [_target(handles, wired[n], 1 - chosen[n]) for n in gone])
+    for n, error in zip(gone, others, strict=True):
+        errors[n] = error
     results = []
-    for w, error in zip(wired, sweep(host, targets), strict=True):
+    for w, error in zip(wired, errors, strict=True):
         if error is None or error.errno == errno.ENODEV:
             host.count(w, -1)
             results.append(Result(wired=w, changed=error is None))
@@ -81,21 +87,15 @@ def remove(host: Host, handles: Handles, wired: Sequence[Wired]) -> list[Result]
     return results
 
 
-def _targets(handles: Handles, wired: Sequence[Wired]) -> list[Target]:
-    """Opens only the end through which a pair will be removed, or the other one where that is out of reach."""
-    targets = []
-    for w, choice in zip(wired, cover([tuple(p.netns for p in w.places) for w in wired]), strict=True):
-        fds = [-1] * len(w.places)
-        error = None
-        try:
-            for end in (choice, *(n for n in range(len(fds)) if n != choice)):
-                fds[end] = _reach(handles, w.connection.ends[end].netns, w.places[end].netns)
-                if fds[end] >= 0:
-                    break
-        except FastnlError as e:
-            error = e  # it may well be there, as when we are out of descriptors: not to be taken for gone
-        targets.append(Target(w.connection.ends, tuple(fds), tuple(p.ifindex for p in w.places), error))
-    return targets
+def _target(handles: Handles, wired: Wired, end: int) -> Target:
+    """A connection to be removed through one of its ends; only that one is opened."""
+    fds = [-1] * len(wired.places)
+    error = None
+    try:
+        fds[end] = _reach(handles, wired.connection.ends[end].netns, wired.places[end].netns)
+    except FastnlError as e:
+        error = e  # it may well be there, as when we are out of descriptors: not to be taken for gone
+    return Target(wired.connection.ends, tuple(fds), tuple(p.ifindex for p in wired.places), error)
 
 
 def _reach(handles: Handles, reference: str, who: Identity) -> int:

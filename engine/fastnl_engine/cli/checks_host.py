@@ -14,23 +14,31 @@ DESCRIPTORS = 640  # two namespaces for each of 256 connections of a batch, thre
 COMFORTABLE = 4096
 ROOM = 64 << 20  # bytes of disk
 LONGEST_PATH = 107  # bytes, sun_path of include/uapi/linux/un.h
-NETWORKED = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "fuse.sshfs", "virtiofs")
+NETWORKED = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "fuse.sshfs")
 
 OWN_FOLDER = "give the sockets a folder of their own with mode 0750, such as /run/fastnl"
 
 NEEDED = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN"}
 WANTED = {19: "CAP_SYS_PTRACE"}
 
-LINK = "[Match] Driver=veth vxlan, [Link] NamePolicy=keep and MACAddressPolicy=none"
-NETWORK = "[Match] Kind=veth vxlan, [Link] Unmanaged=yes"
-KEYFILE = "[keyfile] unmanaged-devices=driver:veth;driver:vxlan"
-# program: (what it does to a new interface, the file that keeps it away, what the file holds)
+MATCH = "[Match] Driver=veth vxlan"
+# program, as the kernel cuts its name: (what it does to a new interface, the file that prevents it, what to put there)
 MANAGERS = {
-    "systemd-udevd": ("runs its rules for it, and may change its MAC", "/etc/systemd/network/10-fastnl.link", LINK),
-    "systemd-network": ("may configure it", "/etc/systemd/network/10-fastnl.network", NETWORK),
-    "NetworkManager": ("may configure it", "/etc/NetworkManager/conf.d/10-fastnl.conf", KEYFILE),
-    "dhcpcd": ("asks for an address on it", "/etc/dhcpcd.conf.d/10-fastnl.conf", "denyinterfaces with its name"),
-    "connmand": ("may configure it", "/etc/connman/main.conf", "NetworkInterfaceBlacklist with its prefix"),
+    "systemd-udevd": (
+        "may rename it and change its MAC",
+        "/etc/systemd/network/10-fastnl.link",
+        f"{MATCH}, [Link] NamePolicy=keep and MACAddressPolicy=none",
+    ),
+    "systemd-network": (
+        "may configure it",
+        "/etc/systemd/network/10-fastnl.network",
+        f"{MATCH}, [Link] Unmanaged=yes",
+    ),
+    "NetworkManager": (
+        "may configure it",
+        "/etc/NetworkManager/conf.d/10-fastnl.conf",
+        "[keyfile] unmanaged-devices=driver:veth;driver:vxlan",
+    ),
 }
 
 
@@ -90,7 +98,7 @@ def privileges(machine: Machine) -> Iterator[Check]:
 def descriptors(machine: Machine) -> Iterator[Check]:
     most = machine.limit("Max open files")
     if most is None:
-        yield Check("open_files", "warn", "the limit of open files is not told", "")
+        yield Check("open_files", "warn", "the limit of open files is not told", "it should be 4096 or more")
         return
     found = f"{'any number' if most == float('inf') else int(most)} ({machine.whose})"
     advice = "`ulimit -n 65536` before the start, or LimitNOFILE=65536 in the unit"

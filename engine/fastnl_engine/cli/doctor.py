@@ -55,7 +55,8 @@ def examine(machine: Machine) -> list[Check]:
         try:
             found += list(check(machine))
         except Exception as e:
-            found.append(Check(check.__name__, "warn", f"could not be looked at: {type(e).__name__}: {e}"))
+            problem = f"could not be looked at: {type(e).__name__}: {e}"
+            found.append(Check(check.__name__, "warn", problem, "please report this"))
     return found
 
 

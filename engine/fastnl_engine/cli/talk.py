@@ -119,6 +119,7 @@ class Batch:
     def run(self, client: Client, on_progress: Callable[[int], object] = lambda answered: None) -> None:
         """Sends everything and waits for all answers.  Raises NoEngine; `results` holds what came before."""
         todo = deque(self._requests())
+        on_progress(len(self.answered))
         flying: dict[Any, list[int]] = {}
         patience = time.monotonic() + client.timeout
         while todo or flying:

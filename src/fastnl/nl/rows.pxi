@@ -17,7 +17,7 @@ cdef class LinkRow:
     cdef readonly unsigned int rx_queues
     cdef readonly unsigned int txqlen
     cdef readonly int addr_gen_mode         # -1: no IPv6 on this interface
-    cdef readonly dict stats                # counters when they were asked for, else None
+    cdef readonly dict stats                # counters, None where the kernel sent none
     cdef readonly dict vxlan                # {"vni": …, "port": …, "local": …, "remote": …} or None
 
     @property

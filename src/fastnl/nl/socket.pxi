@@ -16,8 +16,9 @@ cdef enum:
 
 cdef enum:
     MAX_IOV = 256
-    RECV_SLOTS = 32
-    RECV_SLOT = 1024
+    RECV_ROOM = 8192        # for one acknowledgement
+    FEW = 32                # so many answers fit into the receive buffer that the kernel gives
+    SMALL = 4096            # and so many bytes into any send buffer (SOCK_MIN_SNDBUF)
     DUMP_ROOM = 65536       # the kernel fills dumps up to the largest buffer seen, at most 32 KiB
     DUMP_TRIES = 8
 
@@ -45,6 +46,8 @@ cdef struct Stop:
     Buf files
     FileNote *file_notes
     size_t n_files, cap_files
+    Look *looks
+    size_t n_looks, cap_looks
     Buf texts
     Buf replies             # of questions
     bint asks               # its messages are questions: one at a time, answers kept
@@ -102,7 +105,7 @@ cdef int open_route_socket(Trip *t, Stop *s) noexcept nogil:
     # each answer is charged with the size of its whole buffer, so hundreds of errors overrun the default
     if t.rcvbuf:
         setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size))
-    elif setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)) != 0:
+    elif (s.asks or s.n_notes > FEW) and setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)) != 0:
         setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size))
     if getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, &s.cookie, &n) != 0:
         s.cookie = 0
@@ -156,39 +159,28 @@ cdef void drain_acks(Trip *t, Stop *s, int fd, size_t first, size_t last) noexce
     it every message without an error is done.  Without it, or after a lost answer, the silent ones stay
     SENT: their outcome has to be read back.
     """
-    cdef mmsghdr heads[RECV_SLOTS]
-    cdef iovec iov[RECV_SLOTS]
-    cdef char room[RECV_SLOTS * RECV_SLOT]
-    cdef int i, n
+    cdef char room[RECV_ROOM]
+    cdef ssize_t n
     cdef size_t k
     cdef Cursor c
     cdef const nlmsghdr *h
     cdef bint lost = False
-    while True:
-        memset(heads, 0, sizeof(heads))
-        for i in range(RECV_SLOTS):
-            iov[i].iov_base = room + i * RECV_SLOT
-            iov[i].iov_len = RECV_SLOT
-            heads[i].msg_hdr.msg_iov = &iov[i]
-            heads[i].msg_hdr.msg_iovlen = 1
-        n = recvmmsg(fd, heads, RECV_SLOTS, MSG_DONTWAIT, NULL)
+    while s.notes[last].state == SENT:  # its answer comes after all the others
+        n = recv(fd, room, RECV_ROOM, MSG_DONTWAIT)
         if n < 0:
-            if errno == ENOBUFS:        # told once; then what is left can be read
+            if errno == ENOBUFS:        # told once and before any answer; then what is left can be read
                 s.overrun = lost = True
                 continue
             if errno == EINTR:
                 continue
             break
-        for i in range(n):
-            c.p = room + i * RECV_SLOT
-            c.left = heads[i].msg_len
-            while True:
-                h = next_message(&c)
-                if h == NULL:
-                    break
-                take_ack(t, s, h, first, last)
-        if n < RECV_SLOTS:              # the queue is empty; an overrun would have been told before its first answer
-            break
+        c.p = room
+        c.left = <size_t>n
+        while True:
+            h = next_message(&c)
+            if h == NULL:
+                break
+            take_ack(t, s, h, first, last)
     lost = lost or s.notes[last].state == SENT
     for k in range(first, last + 1):
         if s.notes[k].state != SENT:
@@ -200,10 +192,12 @@ cdef void drain_acks(Trip *t, Stop *s, int fd, size_t first, size_t last) noexce
             t.failed[s.notes[k].item] = 1
 
 
-cdef size_t send_limit(Trip *t, int fd) noexcept nogil:
+cdef size_t send_limit(Trip *t, Stop *s, int fd) noexcept nogil:
     """The most bytes of one datagram: netlink_sendmsg refuses more than sk_sndbuf - 32 (EMSGSIZE)."""
     cdef int size = 0
     cdef uint32_t n = sizeof(size)
+    if s.whole <= SMALL:
+        return t.datagram_bytes
     if getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, &n) == 0 and size > 32 and <size_t>size - 32 < t.datagram_bytes:
         return <size_t>size - 32
     return t.datagram_bytes
@@ -285,8 +279,12 @@ cdef int ask_once(Stop *s, int fd, Note *note, char *room) noexcept nogil:
         n = recvmsg(fd, &head, MSG_DONTWAIT)
         if n < 0 and errno == EINTR:
             continue
+        if n < 0 and errno == ENOBUFS:
+            again = True            # told once; what is left is read, and the question asked again
+            continue
         if n < 0:
-            return errno            # EAGAIN: the kernel answers within the call, so nothing more will come
+            # EAGAIN: the kernel answers within the call, so nothing more will come
+            return -1 if again else errno
         c.p = room
         c.left = <size_t>n
         while True:
@@ -340,6 +338,8 @@ cdef void make_stop(Trip *t, Stop *s) noexcept nogil:
         give_up(t, s, errno, b"entering the namespace")
         return
     write_files(t, s)
+    if s.n_looks:
+        glance_all(s.looks, s.n_looks)
     if s.n_notes == 0:
         return
     fd = open_route_socket(t, s)
@@ -349,7 +349,7 @@ cdef void make_stop(Trip *t, Stop *s) noexcept nogil:
     if s.asks:
         ask_all(t, s, fd)
     else:
-        most = send_limit(t, fd)
+        most = send_limit(t, s, fd)
         while i < s.n_notes:
             i = send_datagram(t, s, fd, i, most)
     c_close(fd)

@@ -60,6 +60,7 @@ cdef class Visit:
         free(self.s.replies.data)
         free(self.s.notes)
         free(self.s.file_notes)
+        free(self.s.looks)
 
     cdef size_t begin(self) noexcept:
         """Where the next message begins.  What is left of one that could not be finished, a bad MAC say, goes."""
@@ -302,6 +303,40 @@ cdef class Visit:
         msg_end(&self.s.out, at)
         self.note(at, item, what_of(9, 0, 0))
 
+    # -- glancing -------------------------------------------------------------------------------
+
+    def glance(self, int item, int index, str name not None, int mtu=0, Address address=None):
+        """Looks whether an interface still has its name, is up, and has the MTU and IPv4 address if given."""
+        cdef Py_ssize_t n
+        cdef const char *raw = PyUnicode_AsUTF8AndSize(name, &n)
+        cdef size_t cap
+        cdef Look *grown
+        cdef Look *look
+        if n > 15:
+            raise ValueError("a name has at most 15 bytes")
+        if self.s.n_looks == self.s.cap_looks:
+            cap = self.s.cap_looks * 2 if self.s.cap_looks else 16
+            grown = <Look *>realloc(self.s.looks, cap * sizeof(Look))
+            if grown == NULL:
+                raise MemoryError("no memory for a glance")
+            self.s.looks = grown
+            self.s.cap_looks = cap
+        look = &self.s.looks[self.s.n_looks]
+        memset(look, 0, sizeof(Look))
+        look.item = item
+        look.ifindex = index
+        memcpy(look.name, raw, <size_t>n)
+        look.mtu = mtu
+        if address is not None and address.p.family == AF_INET:
+            memcpy(&look.ip, address.p.ip, 4)
+        self.s.n_looks += 1
+
+    def changed(self) -> list:
+        """(item, what) of every glance that found something else: "gone", "renamed", "down", "mtu", "address"."""
+        cdef size_t i
+        return [(self.s.looks[i].item, ("", "gone", "renamed", "down", "mtu", "address")[self.s.looks[i].verdict])
+                for i in range(self.s.n_looks) if self.s.looks[i].verdict]
+
     # -- asking ---------------------------------------------------------------------------------
 
     def get_link(self, int item, int index=0, str name=None, bint stats=False):
@@ -317,7 +352,7 @@ cdef class Visit:
         self.note(at, item, what_of(11, 0, 0))
 
     def dump_links(self, int item=0, bint stats=False):
-        """Asks for every interface; counters only with `stats`, as they are summed over every CPU."""
+        """Asks for every interface; without `stats` the kernel leaves out IPv6's counters, its dearest."""
         self.dump(item, RTM_GETLINK, sizeof(ifinfomsg), not stats)
 
     def dump_addresses(self, int item=0):

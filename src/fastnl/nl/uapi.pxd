@@ -150,9 +150,6 @@ cdef extern from "<sys/socket.h>" nogil:
         void *msg_control
         size_t msg_controllen
         int msg_flags
-    struct mmsghdr:
-        msghdr msg_hdr
-        unsigned int msg_len
     enum:
         AF_NETLINK, AF_UNSPEC, AF_INET, AF_INET6, SOCK_RAW, SOCK_DGRAM, SOCK_CLOEXEC
         SOL_SOCKET, SOL_NETLINK, SO_SNDBUF, SO_RCVBUF, SO_SNDBUFFORCE, SO_RCVBUFFORCE
@@ -162,7 +159,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int getsockopt(int, int, int, void *, uint32_t *)
     ssize_t sendmsg(int, const msghdr *, int)
     ssize_t recvmsg(int, msghdr *, int)
-    int recvmmsg(int, mmsghdr *, unsigned int, int, void *)
+    ssize_t recv(int, void *, size_t, int)
 
 cdef extern from "<arpa/inet.h>" nogil:
     int inet_pton(int, const char *, void *)
@@ -220,3 +217,26 @@ cdef extern from * nogil:
 
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *, size_t)
+
+cdef extern from * nogil:
+    """
+    #include <net/if_arp.h>
+    #include <netinet/in.h>
+    #include <linux/sockios.h>
+    /* struct ifreq without the clash of <net/if.h> and <linux/if.h> */
+    struct fastnl_ifreq { char name[16]; union { short flags; int number; struct sockaddr_in address; char room[24]; } u; };
+    """
+    struct in_addr:
+        uint32_t s_addr
+    struct sockaddr_in:
+        uint16_t sin_family
+        in_addr sin_addr
+    union ifreq_value:
+        short flags
+        int number
+        sockaddr_in address
+    struct ifreq "fastnl_ifreq":
+        char name[16]
+        ifreq_value u
+    enum:
+        SIOCGIFNAME, SIOCGIFFLAGS, SIOCGIFMTU, SIOCGIFADDR
