@@ -76,7 +76,7 @@ def split(reference: str) -> tuple[str, str]:
 def canonical(reference: str) -> str:
     """One spelling for each way to say the same: "name:blue" becomes "blue"."""
     kind, value = split(reference)
-    if kind == "name":
+    if kind == "name" and ":" not in value:
         return value
     return f"{kind}:{value}" if kind else ""
 

@@ -206,7 +206,12 @@ def _free(path: Path) -> int:
 def endpoint(machine: Machine) -> Iterator[Check]:
     for name, where in (("endpoint", machine.config.endpoint), ("events", machine.config.events)):
         if not where.startswith("ipc://"):
-            yield Check(name, "warn", f"{where}: whoever can reach it commands the engine", "use an ipc:// endpoint")
+            yield Check(
+                name,
+                "warn",
+                f"{where}: whoever reaches it may connect",
+                "use an ipc:// endpoint, whose peers the kernel vouches for",
+            )
             continue
         path = where.removeprefix("ipc://")
         if path.startswith("@"):
@@ -234,7 +239,7 @@ def _socket_folder(name: str, path: Path) -> Check:
         status: Status = "warn" if mode & stat.S_ISVTX else "fail"
         return Check(name, status, f"{found}: anybody may put a socket of his own there", OWN_FOLDER)
     if mode & stat.S_IXOTH and _open_to_all(path):
-        return Check(name, "warn", f"{found}: every user may command the engine", OWN_FOLDER)
+        return Check(name, "warn", f"{found}: every user may connect", OWN_FOLDER)
     return Check(name, "ok", found)
 
 

@@ -13,7 +13,14 @@ import click
 from fastnl_engine.cli.talk import Result
 
 SHOWN = 50  # more items than this that went well are counted, not listed
-COLOURS = {"up": "green", "pending": "yellow", "failed": "red", "removing": "yellow", "removed": "dim"}
+COLOURS = {
+    "up": "green",
+    "pending": "yellow",
+    "failed": "red",
+    "removing": "yellow",
+    "removed": "dim",
+    "mended": "green",
+}
 COUNTERS = {"packets": "pkts", "bytes": "bytes", "errors": "errs", "dropped": "drop"}  # and their headings
 
 

@@ -119,7 +119,7 @@ def info(settings: Settings) -> None:
 
 @click.command()
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="Stop after so many.")
-@click.option("--state", type=click.Choice([*STATES, "removed"]), help="Only changes to this state.")
+@click.option("--state", type=click.Choice([*STATES, "removed", "mended"]), help="Only such events.")
 @hears_events
 @pass_settings
 def events(settings: Settings, count: int | None, state: str | None) -> None:
