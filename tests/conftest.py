@@ -12,9 +12,10 @@ import pytest
 from pyroute2 import IPRoute
 
 from fastnl import Host
-from fastnl.testing import Census, Namespaces, eventually, ip_json, isolate
+from fastnl.testing import Census, Namespaces, ip_json, isolate
 
 ROOT = os.geteuid() == 0
+PATIENCE = 5  # seconds that the kernel gets to clean up after a test
 NEEDS_ROOT = ("kernel",)  # folders whose tests touch the kernel
 
 
@@ -44,14 +45,9 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     before = Census.take()
     yield
-
-    def left() -> list[str]:
-        # the thread that watches the test's timeout may have ended with it
-        return [line for line in Census.take().difference(before) if not line.startswith("missing: thread")]
-
-    # namespaces that were let go take their interfaces along in the kernel's own time
-    if not eventually(lambda: not left(), 5):
-        pytest.fail("left behind:\n  " + "\n  ".join(left()), pytrace=False)
+    left = before.leaks(PATIENCE)
+    if left:
+        pytest.fail("left behind:\n  " + "\n  ".join(left), pytrace=False)
 
 
 @pytest.fixture

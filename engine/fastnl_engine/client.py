@@ -130,6 +130,12 @@ class Client:
     def info(self) -> Result:
         return _results(self.request("info"))[0]
 
+    def events(self, since: int = 0, limit: int = 1000) -> dict[str, Any]:
+        """Events after number `since` from the engine's log: {"events": […], "run", "oldest", "newest"}."""
+        reply = self.request("events", since=since, limit=limit)
+        rows = [row["event"] for row in _results(reply)]
+        return {"events": rows, **{k: reply[k] for k in ("run", "oldest", "newest")}}
+
 
 class AsyncClient:
     """The same for asyncio; any number of tasks may share it.  Use it in `async with`."""

@@ -1,29 +1,60 @@
 """Events: what happens to connections, for whoever subscribes.
 
 Frames [topic, msgpack]; the topic is `connection.<state>.<id>`, so that a subscriber can ask for one state
-or one connection by prefix.  Events are numbered; a gap tells a subscriber that it was too slow.
+or one connection by prefix.  Events are numbered from 1 in each run of the engine; a gap tells a subscriber
+that it was too slow, and the `events` op has what it missed, as far back as the log reaches.
 """
 
 from __future__ import annotations
 
+import secrets
 import time
+from collections import deque
 from typing import Any
 
 import msgspec
 import zmq
 
+LOG_EVENTS = 10_000
+LOG_BYTES = 8 << 20
+
 
 class Events:
+    """run   a word that is another one after each start, as the numbers begin anew with it"""
+
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
-        self._number = 0
+        self.run = secrets.token_hex(4)
+        self.newest = 0
+        self._log: deque[bytes] = deque()
+        self._log_bytes = 0
 
-    def publish(self, state: str, fields: dict[str, Any]) -> None:
+    def publish(self, state: str, fields: dict[str, Any], subject: str = "connection") -> None:
         """Sends one event; a subscriber that does not keep up loses events, nobody waits for it."""
-        self._number += 1
-        body = {"v": 1, "n": self._number, "time": time.time(), "event": state, **fields}
-        topic = f"connection.{state}.{fields.get('id', '')}"
-        self._socket.send_multipart([topic.encode(), msgspec.msgpack.encode(body)], zmq.NOBLOCK)
+        self.newest += 1
+        body = msgspec.msgpack.encode(
+            {"v": 1, "n": self.newest, "run": self.run, "time": time.time(), "event": state, "of": subject, **fields}
+        )
+        self._keep(body)
+        topic = f"{subject}.{state}.{fields.get('id', '')}"
+        self._socket.send_multipart([topic.encode(), body], zmq.NOBLOCK)
+
+    @property
+    def oldest(self) -> int:
+        """Number of the oldest event in the log; newest + 1 when it is empty."""
+        return self.newest - len(self._log) + 1
+
+    def since(self, number: int, limit: int) -> list[msgspec.Raw]:
+        """Events after `number`, oldest first."""
+        skip = max(0, number - self.oldest + 1)
+        chosen = list(self._log)[skip : skip + limit]
+        return [msgspec.Raw(body) for body in chosen]
+
+    def _keep(self, body: bytes) -> None:
+        self._log.append(body)
+        self._log_bytes += len(body)
+        while len(self._log) > LOG_EVENTS or self._log_bytes > LOG_BYTES:
+            self._log_bytes -= len(self._log.popleft())
 
     def close(self) -> None:
         self._socket.close()

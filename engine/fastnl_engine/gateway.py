@@ -152,14 +152,17 @@ class Gateway:
         """What is in the kernel is finished and answered, everything else refused."""
         self.serving = False
         error = {"code": "shutting_down", "message": "the engine is being stopped; interfaces stay as they are"}
-        self._take_requests()
-        self.engine.refuse_backlog(error)
         deadline = time.monotonic() + 4
-        while not self.engine.idle and time.monotonic() < deadline:
-            self.engine.turn()
+        while time.monotonic() < deadline:
+            self._take_requests()
             self.engine.refuse_backlog(error)
+            self.engine.turn()
             self._send_answers()
+            if self.engine.idle and not self._router.poll(0):
+                break
             time.sleep(0.001)
+        self._asked.put(None)
+        self._asker.join()
         self._send_answers()
 
     def _take_requests(self) -> None:
@@ -186,9 +189,9 @@ class Gateway:
 
     def _request(self, frames: list[bytes], role: int) -> None:
         # DEALER sends one frame, REQ puts an empty one before it; both get back what they sent
-        address = frames[:2] if len(frames) == 3 and frames[1] == b"" else frames[:1]
+        address = frames[:2] if len(frames) > 2 and frames[1] == b"" else frames[:1]
         if len(frames) != len(address) + 1:
-            error = wire.ProtocolError("bad_request", f"a request is one frame, not {len(frames) - 1}")
+            error = wire.ProtocolError("bad_request", f"a request is one frame, not {len(frames) - len(address)}")
             self._answers.append((address, wire.refuse(error)))
             return
         try:
@@ -219,6 +222,10 @@ class Gateway:
                 self._items(address, request.id, request.moves, _move_job)
             case wire.Info() | wire.List():
                 self._answers.append((address, self.queries.answer(request)))
+            case wire.EventsSince():
+                rows = [{"ok": True, "event": body} for body in self.events.since(request.since, request.limit)]
+                bounds = {"run": self.events.run, "oldest": self.events.oldest, "newest": self.events.newest}
+                self._answers.append((address, wire.reply(request.id, rows, **bounds)))
             case wire.Verify() | wire.Stats():
                 # they read the kernel: on a thread of their own, with the records as they are now
                 self._asked.put((Ticket(address, request.id, 0), self.queries.prepare(request)))
@@ -226,6 +233,8 @@ class Gateway:
     def _items(
         self, address: list[bytes], id_: wire.RequestId, items: list[msgspec.Raw], make: Callable[[msgspec.Raw], Job]
     ) -> None:
+        if len(items) > self.engine.queue:
+            raise wire.ProtocolError("too_large", f"the queue takes {self.engine.queue} items, not {len(items)}", id_)
         if not self.engine.has_room(len(items)):
             raise wire.ProtocolError("busy", f"{self.engine.load} jobs are waiting; try again in a moment", id_)
         ticket = Ticket(address, id_, len(items))

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from fastnl_engine.auth import RoleError
 from fastnl_engine.config import Config, ConfigError, load
 from fastnl_engine.engine import Engine
 from fastnl_engine.gateway import Gateway, InUse, lock
-from fastnl_engine.store.base import Outcome, StoreError
+from fastnl_engine.instance import claim
+from fastnl_engine.model import Record
+from fastnl_engine.store.base import Intent, Outcome, Store, StoreError
 from fastnl_engine.store.sqlite import SqliteStore
 
 log = structlog.get_logger()
@@ -44,31 +47,65 @@ def main(config_file: str | None, **flags: Any) -> None:
     _set_up_log(config.log_level)
     try:
         run(config)
-    except (InUse, StoreError, PermissionError, RoleError) as e:
+    except fastnl.InvalidValue as e:
+        raise click.UsageError(str(e)) from None
+    except (InUse, StoreError, OSError, RoleError) as e:
         log.error("cannot start", reason=str(e))
         sys.exit(1)
 
 
 def run(config: Config) -> None:
-    """Serves until SIGTERM or SIGINT.  Raises InUse, StoreError or PermissionError when it cannot begin."""
+    """Serves until SIGTERM or SIGINT.  Raises InUse, StoreError, InvalidValue or OSError when it cannot begin."""
     # the default of 5 ms would make the kernel thread wait for the gateway's Python
     sys.setswitchinterval(0.0005)
     os.umask(0o007)  # the sockets are for the engine's user and group
+    host = fastnl.Host(config.instance)
+    _probe(host)
     Path(config.state_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
     state_lock = lock(Path(config.state_dir) / "lock", f"the state folder {config.state_dir}")
-    host = fastnl.Host(config.instance)
-    host.features  # noqa: B018  probes now, so that a missing capability stops the start and not the first job
+    instance = claim(config.instance)
     store = SqliteStore(config.state_file, durable=config.durable)
     records, intents = store.load()
-    findings = reconcile.resume(host, records, intents)
-    known = {record.id: record for record in records}
-    store.settle([Outcome(intent.id, known.get(intent.id)) for intent in intents])
 
     def make_engine(gateway: Gateway) -> Engine:
         return Engine(host, store, gateway.result, gateway.events.publish, queue=config.queue)
 
+    # before anything is touched it has to be certain that no other engine has the endpoint
     gateway = Gateway(config, make_engine)
-    engine = gateway.engine
+    audit = None
+    try:
+        _resume(gateway.engine, store, records, intents)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, lambda *_: gateway.stop())
+        log.info("serving", endpoint=config.endpoint)
+        gateway.engine.ledger.strict = config.strict
+        audit = Audit(host, gateway.engine.ledger, config.audit, gateway.engine.broken) if config.audit else None
+        gateway.serve()
+    finally:
+        if audit is not None:
+            audit.stop()
+        gateway.close()
+    store.close()
+    instance.close()
+    os.close(state_lock)
+    log.info("stopped")
+
+
+def _probe(host: fastnl.Host) -> None:
+    """Finds out what the kernel can, now, so that a missing capability stops the start and not the first job."""
+    try:
+        host.features  # noqa: B018
+    except PermissionError as e:
+        raise PermissionError(
+            f"{e.strerror}: CAP_SYS_ADMIN and CAP_NET_ADMIN are needed, to enter namespaces and to make interfaces"
+        ) from e
+
+
+def _resume(engine: Engine, store: Store, records: Sequence[Record], intents: Sequence[Intent]) -> None:
+    """Takes up where the last engine of this state stopped."""
+    findings = reconcile.resume(engine.host, records, intents)
+    known = {record.id: record for record in records}
+    store.settle([Outcome(intent.id, known.get(intent.id)) for intent in intents])
     lost = {record.id: reason for record, reason in findings.lost}
     for record in records:
         if record.id in lost:
@@ -76,24 +113,7 @@ def run(config: Config) -> None:
             engine.restore(record, lost[record.id])
         else:
             engine.adopt(record)
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: gateway.stop())
-    log.info(
-        "serving",
-        endpoint=config.endpoint,
-        adopted=len(findings.adopted),
-        made_again=len(findings.lost),
-        orphans_removed=findings.orphans,
-    )
-    engine.ledger.strict = config.strict
-    audit = Audit(host, engine.ledger, config.audit, engine.broken) if config.audit else None
-    gateway.serve()
-    if audit is not None:
-        audit.stop()
-    gateway.close()
-    store.close()
-    os.close(state_lock)
-    log.info("stopped")
+    log.info("resumed", adopted=len(findings.adopted), made_again=len(findings.lost), orphans_removed=findings.orphans)
 
 
 def _set_up_log(level: str) -> None:

@@ -41,8 +41,11 @@ class Findings:
     orphans: int = 0
 
 
-def resume(host: Host, records: Sequence[Record], intents: Sequence[Intent]) -> Findings:
-    """Compares, adopts and cleans up; the lost records are the caller's to submit again."""
+def resume(host: Host, records: Sequence[Record], intents: Sequence[Intent], *, recreate: bool = False) -> Findings:
+    """Compares, adopts and cleans up; the lost records are the caller's to submit again.
+
+    recreate: take nothing over, whether it matches or not.
+    """
     unfinished = {i.id for i in intents}
     seen = look(host, _references(records, intents))
     findings = Findings()
@@ -50,7 +53,12 @@ def resume(host: Host, records: Sequence[Record], intents: Sequence[Intent]) -> 
     for record in records:
         if record.state != "up":
             continue
-        reason = "its last change was not finished" if record.id in unfinished else mismatch(host, record, seen)
+        if recreate:
+            reason = "everything is made anew at this start"
+        elif record.id in unfinished:
+            reason = "its last change was not finished"
+        else:
+            reason = mismatch(host, record, seen)
         if reason:
             findings.lost.append((record, reason))
             continue
@@ -61,6 +69,12 @@ def resume(host: Host, records: Sequence[Record], intents: Sequence[Intent]) -> 
             keep[end.netns].add(place.ifindex)
     findings.orphans = _sweep_orphans(host, seen, keep)
     return findings
+
+
+def flush(host: Host, records: Sequence[Record], intents: Sequence[Intent]) -> int:
+    """Removes every interface that this instance ever made, wherever we may have left one; how many."""
+    seen = look(host, _references(records, intents))
+    return _sweep_orphans(host, seen, {reference: set() for reference in seen})
 
 
 def _references(records: Iterable[Record], intents: Iterable[Intent]) -> set[str]:
@@ -148,7 +162,8 @@ def _sweep_orphans(host: Host, seen: dict[str, Seen], keep: dict[str, set[int]])
         targets = []
         for reference, there in seen.items():
             for index in there.links:
-                if index in keep[reference]:
+                # what this very process made since it began is no orphan
+                if index in keep[reference] or host.has_given(index):
                     continue
                 try:
                     fd = handles.open(reference)

@@ -86,11 +86,17 @@ class Stats(msgspec.Struct, kw_only=True):
     ids: Ids | None = None
 
 
+class EventsSince(msgspec.Struct, kw_only=True):
+    id: Any = None
+    since: Annotated[int, msgspec.Meta(ge=0)] = 0
+    limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1_000
+
+
 class Info(msgspec.Struct, kw_only=True):
     id: Any = None
 
 
-Request = Connect | Disconnect | Move | List | Verify | Stats | Info
+Request = Connect | Disconnect | Move | List | Verify | Stats | EventsSince | Info
 
 OPS: dict[str, type[Request]] = {
     "connect": Connect,
@@ -99,6 +105,7 @@ OPS: dict[str, type[Request]] = {
     "list": List,
     "verify": Verify,
     "stats": Stats,
+    "events": EventsSince,
     "info": Info,
 }
 NAMES = {kind: op for op, kind in OPS.items()}

@@ -48,7 +48,7 @@ class Host:
         self.trace: Callable[[Tour, int], None] | None = None
         self._lock = threading.Lock()
         # every index is used once, so a stale one never hits somebody else's interface
-        self._next_index = FIRST_INDEX + secrets.randbelow(1 << 30)
+        self._first_index = self._next_index = FIRST_INDEX + secrets.randbelow(1 << 30)
         self._population: Counter[Identity] = Counter()
 
     # -- the four things it does -------------------------------------------------------------------
@@ -155,6 +155,11 @@ class Host:
             if self._next_index >= (1 << 31) - 1024:
                 self._next_index = FIRST_INDEX
             return tuple(range(first, first + count))
+
+    def has_given(self, index: int) -> bool:
+        """Whether an index came from take_indexes of this Host."""
+        first, following = self._first_index, self._next_index
+        return first <= index < following if first <= following else index >= first or index < following
 
     def alias(self, connection: Connection, end: int) -> str:
         """The mark of ownership that an interface carries."""
