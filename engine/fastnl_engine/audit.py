@@ -58,6 +58,11 @@ class Ledger:
             self._where[id_] = tuple(end.netns for end in wired.connection.ends)
             self._add(id_, wired.connection, wired.places)
 
+    def has(self, watched: Watched) -> bool:
+        """Whether the end is still to be as it was when it was looked at."""
+        where = self._where.get(watched.id, ())
+        return watched.end < len(where) and self.ends[where[watched.end]].get((watched.id, watched.end)) is watched
+
     def _add(self, id_: str, connection: fastnl.Connection, places: tuple[Place, ...]) -> None:
         for n, (end, place) in enumerate(zip(connection.ends, places, strict=True)):
             mtu = connection.inner_mtu if isinstance(connection, Vxlan) else end.mtu or connection.mtu
@@ -77,9 +82,11 @@ class Ledger:
 
 
 class Audit:
-    """A thread that goes round the ledger; `found(id, reason)` is called on it for every end that is not as it was."""
+    """A thread that goes round the ledger; on it, `found(watched, reason)` is called for every end that changed."""
 
-    def __init__(self, host: fastnl.Host, ledger: Ledger, seconds: float, found: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, host: fastnl.Host, ledger: Ledger, seconds: float, found: Callable[[Watched, str], None]
+    ) -> None:
         self._host = host
         self._ledger = ledger
         self._seconds = seconds
@@ -135,18 +142,21 @@ class Audit:
                 question.dump_neighbours()
                 asked.append((rest, question))
         tour.run()
-        wrong: dict[str, str] = {}
+        wrong: dict[str, tuple[Watched, str]] = {}
         for visit in tour.visits:
             for item, what in visit.changed():
                 w = watched[item]
-                wrong.setdefault(w.id, f"{'ab'[w.end]}: interface {w.ifname!r}: {WORDS[what]}")
+                wrong.setdefault(w.id, (w, f"{'ab'[w.end]}: interface {w.ifname!r}: {WORDS[what]}"))
         for rest, question in asked:
-            if not question.interrupted:
+            # what could not be read to its end says nothing of what is missing
+            if not question.interrupted and not any(err for _, _, err in question.states()):
                 self._compare(rest, question.rows(), wrong)
-        for id_, reason in wrong.items():
-            self._found(id_, reason)
+        for w, reason in wrong.values():
+            self._found(w, reason)
 
-    def _compare(self, ends: list[Watched], rows: list[AddrRow | RouteRow | NeighRow], wrong: dict[str, str]) -> None:
+    def _compare(
+        self, ends: list[Watched], rows: list[AddrRow | RouteRow | NeighRow], wrong: dict[str, tuple[Watched, str]]
+    ) -> None:
         have: dict[int, tuple[set[str], set[tuple[str, str, int]], set[str]]] = {}
         for row in rows:
             addresses, routes, neighbours = have.setdefault(row.ifindex, (set(), set(), set()))
@@ -162,11 +172,11 @@ class Audit:
             missing = w.rest.addresses - addresses or w.rest.routes - routes or w.rest.neighbours - neighbours
             where = f"{'ab'[w.end]}: interface {w.ifname!r}"
             if missing:
-                wrong.setdefault(w.id, f"{where}: {sorted(missing)[0]} is missing")
+                wrong.setdefault(w.id, (w, f"{where}: {sorted(missing)[0]} is missing"))
             elif self._ledger.strict:
                 foreign = {a for a in addresses - w.rest.addresses if not a.startswith("fe80:")}
                 if foreign:
-                    wrong.setdefault(w.id, f"{where}: address {sorted(foreign)[0]} is not ours")
+                    wrong.setdefault(w.id, (w, f"{where}: address {sorted(foreign)[0]} is not ours"))
 
 
 WORDS = {

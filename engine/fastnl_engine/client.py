@@ -67,7 +67,11 @@ class Client:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.connect(self.endpoint)
+        try:
+            self._socket.connect(self.endpoint)
+        except zmq.ZMQError:
+            self.close()
+            raise
         self._ids = itertools.count(1)
         self._early: dict[Any, dict[str, Any]] = {}
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import fastnl
-from fastnl_engine.audit import Ledger
+from fastnl_engine.audit import Ledger, Watched
 from fastnl_engine.backoff import Backoff
 from fastnl_engine.executor import Executor
 from fastnl_engine.metrics import Metrics
@@ -57,7 +57,7 @@ class Engine:
         self.upkeep = Upkeep(self.retry, self.suspend)
         self.ledger = Ledger()
         self.backoff = Backoff()
-        self._found: deque[tuple[str, str]] = deque()
+        self._found: deque[tuple[Watched, str]] = deque()
 
     # -- in ------------------------------------------------------------------------------------------
 
@@ -92,9 +92,9 @@ class Engine:
     def retry(self, record: Record) -> None:
         self.submit(Job("retry", record.id))
 
-    def broken(self, id_: str, reason: str) -> None:
+    def broken(self, watched: Watched, reason: str) -> None:
         """Somebody changed a connection's interfaces.  May be called from another thread."""
-        self._found.append((id_, reason))
+        self._found.append((watched, reason))
         self.pipeline.wake()
 
     def suspend(self, record: Record, reason: str) -> None:
@@ -105,10 +105,10 @@ class Engine:
         for cycle in self.pipeline.take():
             self._finish(cycle)
         while self._found:
-            id_, reason = self._found.popleft()
-            # what is being changed right now does not look as it should, and need not
-            if id_ not in self._busy:
-                self.submit(Job("mend", id_, reason=reason))
+            watched, reason = self._found.popleft()
+            # what is being changed right now, or was since it was looked at, need not look as it did
+            if watched.id not in self._busy and self.ledger.has(watched):
+                self.submit(Job("mend", watched.id, reason=reason, about=self.records.get(watched.id)))
         for id_ in self.backoff.due():
             self.submit(Job("retry", id_))
         while self._backlog and self.pipeline.waiting == 0:
@@ -148,7 +148,7 @@ class Engine:
                 continue
             action = plan(job, self.records.get(job.id), self.claims)
             if action.verb == "nothing":
-                self._answer(job, result_of(action, self.records.get(job.id)))
+                self._reply(action)
             else:
                 self._busy[job.id] = deque()
                 actions.append(action)
@@ -174,7 +174,7 @@ class Engine:
                 if not cycle.ran:
                     self._reclaim(action)
             else:
-                self._answer(action.job, result_of(action, self.records.get(id_)))
+                self._reply(action)
             held = self._busy.pop(id_)
             self._held -= len(held)
             # they arrived before whatever the backlog holds for this id by now
@@ -194,7 +194,8 @@ class Engine:
         self.ledger.put(id_, action.result.wired if new and new.state == "up" and action.result else None)
         self.upkeep.follow(old, new)
         error = action.result.error if action.result is not None else None
-        failed = error is not None
+        waits = new is not None and new.state == "pending"
+        failed = error is not None and not waits
         self.metrics.items.labels(action.verb, error.code if error is not None else "ok").inc()
         if error is not None:
             self._reclaim(action)
@@ -213,7 +214,7 @@ class Engine:
             fields: dict[str, Any] = {"id": id_, "state": after, "was": before}
             if new is not None and new.reason:
                 fields["reason"] = new.reason
-            if error is not None:
+            if error is not None and not waits:
                 fields["error"] = error.as_dict()
             self._on_event(after or "removed", fields)
 
@@ -224,6 +225,11 @@ class Engine:
         record = self.records.get(action.job.id)
         if record is not None:
             self.claims.take(record.connection)
+
+    def _reply(self, action: Action) -> None:
+        # what the engine asks of itself has nobody to answer, and its record may be gone meanwhile
+        if action.job.ticket is not None:
+            self._answer(action.job, result_of(action, self.records.get(action.job.id)))
 
     def _answer(self, job: Job, result: dict[str, Any]) -> None:
         if job.ticket is not None:
@@ -285,7 +291,8 @@ def result_of(action: Action, record: Record | None) -> dict[str, Any]:
     """One item of a reply."""
     job = action.job
     error = action.error or (action.result.error if action.result is not None else None)
-    if error is not None and not (record is not None and record.state == "pending" and job.wait):
+    waits = job.wait and isinstance(error, NETNS_ERRORS) and record is not None and record.state == "pending"
+    if error is not None and not waits:
         return {"id": job.id, "ok": False, "error": error.as_dict()}
     if job.op == "disconnect":
         changed = action.verb == "forget" or (action.verb == "remove" and action.result is not None)

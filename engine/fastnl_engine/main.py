@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -49,7 +50,7 @@ def main(config_file: str | None, **flags: Any) -> None:
         run(config)
     except fastnl.InvalidValue as e:
         raise click.UsageError(str(e)) from None
-    except (InUse, StoreError, OSError, RoleError) as e:
+    except (InUse, StoreError, OSError, RoleError, fastnl.FastnlError) as e:
         log.error("cannot start", reason=str(e))
         sys.exit(1)
 
@@ -58,6 +59,9 @@ def run(config: Config) -> None:
     """Serves until SIGTERM or SIGINT.  Raises InUse, StoreError, InvalidValue or OSError when it cannot begin."""
     # the default of 5 ms would make the kernel thread wait for the gateway's Python
     sys.setswitchinterval(0.0005)
+    # a batch holds a descriptor for each of its namespaces
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     os.umask(0o007)  # the sockets are for the engine's user and group
     host = fastnl.Host(config.instance)
     _probe(host)

@@ -26,6 +26,7 @@ class Job:
 
     ticket, place   the request that it belongs to and where its result goes there
     reason          of a suspension or mending: what happened to the connection
+    about           of a mending: the record that it is about; when there is another one, nothing is to be done
     """
 
     op: Literal["connect", "disconnect", "move", "retry", "suspend", "mend"]
@@ -38,6 +39,7 @@ class Job:
     ticket: Any = None
     place: int = 0
     reason: str = ""
+    about: Record | None = None
 
 
 @dataclass(slots=True)
@@ -116,7 +118,7 @@ def plan(job: Job, record: Record | None, claims: Claims) -> Action:
             return Action("nothing", job, record)
         return Action("remove", job, record, record.wired())
     if job.op == "mend":
-        if record is None or record.state != "up":
+        if record is None or record.state != "up" or (job.about is not None and job.about is not record):
             return Action("nothing", job, record)
         return Action("mend", job, record, record.wired(), spec=record.spec)
     if job.op == "retry":

@@ -91,7 +91,11 @@ def _references(records: Iterable[Record], intents: Iterable[Intent]) -> set[str
 
 
 def look(host: Host, references: Iterable[str]) -> dict[str, Seen]:
-    """Reads links and addresses of namespaces; those that are not there are left out."""
+    """Reads links and addresses of namespaces; those that are not there are left out.
+
+    Raises FastnlError when one that is there cannot be read: taken for empty, it would have everything in it
+    made again.
+    """
     out: dict[str, Seen] = {}
     todo = sorted(references)
     for at in range(0, len(todo), BATCH):
@@ -101,7 +105,7 @@ def look(host: Host, references: Iterable[str]) -> dict[str, Seen]:
             for reference in todo[at : at + BATCH]:
                 try:
                     fd = handles.open(reference)
-                except fastnl.FastnlError:
+                except fastnl.NetnsNotFound:
                     continue
                 visit = tour.visit(fd, asks=True)
                 visit.dump_links()
@@ -109,6 +113,11 @@ def look(host: Host, references: Iterable[str]) -> dict[str, Seen]:
                 visits.append((reference, handles.identity(fd), visit))
             host.run(tour, 2)
             for reference, identity, visit in visits:
+                failed = [err for _, _, err in visit.states() if err]
+                if failed:
+                    raise fastnl.KernelError(
+                        f"namespace {reference!r} cannot be read: {os.strerror(failed[0])}", errno=failed[0]
+                    )
                 out[reference] = _sort(host, identity, visit.rows())
     return out
 

@@ -41,13 +41,18 @@ class EngineProcess:
     """
 
     def __init__(
-        self, folder: Path, *flags: str, prefix: Sequence[str] = (), env: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        *flags: str,
+        instance: str = "test",
+        prefix: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.endpoint = f"ipc://{folder}/engine.sock"
         self.events = f"ipc://{folder}/events.sock"
         self.state = folder / "state"
-        self.instance = "test"
+        self.instance = instance
         self.flags = list(flags)
         self.prefix = list(prefix)
         self.env = dict(env or {})
@@ -132,11 +137,15 @@ class EngineProcess:
             assert code == 0, f"exit code {code}:\n{self.log}"
         return self.start()
 
-    def close(self) -> None:
-        """Closes every client and kills it, if it is running."""
+    def hang_up(self) -> None:
+        """Closes every client."""
         for client in self._clients:
             client.close()
         self._clients.clear()
+
+    def close(self) -> None:
+        """Closes every client and kills it, if it is running."""
+        self.hang_up()
         if self.running:
             self.kill()
 
@@ -164,11 +173,11 @@ class EngineProcess:
 class RawSocket:
     """What a client in any language has: frames."""
 
-    def __init__(self, endpoint: str, kind: int = zmq.DEALER) -> None:
+    def __init__(self, endpoint: str, kind: int = zmq.DEALER, options: Mapping[int, int | bytes] | None = None) -> None:
         self._context = zmq.Context()
         self.socket = self._context.socket(kind)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.setsockopt(zmq.RECONNECT_IVL, 5)
+        for option, value in {zmq.LINGER: 0, zmq.RECONNECT_IVL: 5, **(options or {})}.items():
+            self.socket.setsockopt(option, value)
         self.socket.connect(endpoint)
 
     def close(self) -> None:

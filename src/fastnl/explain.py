@@ -38,7 +38,10 @@ HINTS = {
     (Phase.ADDRESS, errno.ENODEV): "the interface is gone, or IPv6 is off on it (its MTU is below 1280)",
     (Phase.ROUTE, errno.EAFNOSUPPORT): "this kernel runs without that address family",
     (Phase.ROUTE, errno.EOPNOTSUPP): "this kernel runs without that address family",
-    (Phase.NEIGHBOUR, errno.ENOBUFS): "the neighbour table is full: raise net.ipv4.neigh.default.gc_thresh3",
+    (
+        Phase.NEIGHBOUR,
+        errno.ENOBUFS,
+    ): "the neighbour table is full: raise net.ipv4.neigh.default.gc_thresh3 (learned entries count, permanent do not)",
     (Phase.CREATE, errno.EOPNOTSUPP): "this kernel has no driver of that kind; load the module",
     (Phase.CREATE, errno.ENOBUFS): "the kernel is out of memory or of interface numbers",
     (Phase.UP, errno.EADDRINUSE): "another program has the UDP port of the tunnel",

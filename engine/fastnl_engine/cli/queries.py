@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import click
 
-from fastnl_engine.cli import output
-from fastnl_engine.cli.options import Settings, asks_engine, hears_events, pass_settings
+from fastnl_engine.cli import output, rates
+from fastnl_engine.cli.options import F, Settings, asks_engine, hears_events, pass_settings
 from fastnl_engine.cli.talk import Batch, NoAnswer, Result, engine, knock, reason
 from fastnl_engine.config import EVENTS
 
@@ -25,11 +25,22 @@ def _labels(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -
     return {key: value for key, _, value in pairs} or None
 
 
+def filters(command: F) -> F:
+    """--netns, --state, --label and --limit: which connections."""
+    for option in (
+        click.option(
+            "--limit", type=click.IntRange(min=1), metavar="N", help="At most so many, in order of their ids."
+        ),
+        click.option("--label", "labels", metavar="KEY=VALUE", multiple=True, callback=_labels, help="Those with it."),
+        click.option("--state", type=click.Choice(STATES), help="Only those in this state."),
+        click.option("--netns", help="Only those with an end in this namespace."),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command(name="list")
-@click.option("--netns", help="Only those with an end in this namespace.")
-@click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
-@click.option("--label", "labels", metavar="KEY=VALUE", multiple=True, callback=_labels, help="Only those with it.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many, in the order of their ids.")
+@filters
 @asks_engine
 @pass_settings
 def list_(
@@ -88,14 +99,27 @@ def verify(settings: Settings, ids: tuple[str, ...]) -> None:
 
 @click.command()
 @click.argument("ids", metavar="[ID...]", nargs=-1)
+@click.option("--watch", type=click.FloatRange(0.1, 86_400), metavar="SECONDS", help="Show rates, again and again.")
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="With --watch: stop after so many.")
 @asks_engine
 @pass_settings
-def stats(settings: Settings, ids: tuple[str, ...]) -> None:
-    """Show the counters of both ends of connections; of all without ID."""
+def stats(settings: Settings, ids: tuple[str, ...], watch: float | None, count: int | None) -> None:
+    """Show the counters of both ends of connections; of all without ID.
+
+    With --watch and --json each look is one line.
+    """
     from fastnl_engine.wire import MAX_ITEMS
 
-    # the engine reads each namespace once for every request, so the larger the better
-    results = _of_each(settings, "stats", ids, MAX_ITEMS)
+    def ask() -> list[Result]:
+        # the engine reads each namespace once for every request, so the larger the better
+        return _of_each(settings, "stats", ids, MAX_ITEMS)
+
+    if count is not None and watch is None:
+        raise click.UsageError("--count goes with --watch")
+    if watch is not None:
+        _exit(rates.watch(ask, watch, count, settings.json))
+        return
+    results = ask()
     if settings.json:
         output.as_json(results)
     else:

@@ -131,11 +131,13 @@ class Batch:
             reply = client.receive()
             places = flying.pop(reply.get("id"), [])
             error = reply.get("error")
-            if error and error.get("code") == "busy" and time.monotonic() < patience:
-                # its queue may be shorter than the request
+            code = error.get("code") if error else None
+            if (code == "too_large" and len(places) > 1) or (code == "busy" and time.monotonic() < patience):
+                # its queue is full, or shorter than the request
                 half = len(places) // 2
                 todo.extend(part for part in (places[:half], places[half:]) if part)
-                time.sleep(BUSY_PAUSE)
+                if code == "busy":
+                    time.sleep(BUSY_PAUSE)
                 continue
             patience = time.monotonic() + client.timeout
             for n, place in enumerate(places):

@@ -63,7 +63,8 @@ cdef inline void put(Buf *b, uint16_t kind, const void *data, size_t n) noexcept
     if a != NULL:
         a.nla_type = kind
         a.nla_len = <uint16_t>(sizeof(nlattr) + n)
-        memcpy(<char *>a + sizeof(nlattr), data, n)
+        if n:                   # a flag has no data, and memcpy wants no NULL
+            memcpy(<char *>a + sizeof(nlattr), data, n)
 
 
 cdef inline void put_u8(Buf *b, uint16_t kind, uint8_t v) noexcept nogil:
