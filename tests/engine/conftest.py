@@ -1,9 +1,11 @@
 """Engines as processes, made for one test and gone with it.
 
-engine         running; engine.client(), engine.stop(), engine.kill(), engine.restart(), ...
-make_engine    makes engines that are not started yet, each with a folder of its own
-client, raw    of `engine`
-blue, red      namespaces
+engine          running; engine.client(), engine.stop(), engine.kill(), engine.restart(), ...
+make_engine     makes engines that are not started yet, each with a folder of its own
+shared_engine   the same, but one process for all tests of a module, which saves its start; everything that is
+                connected after a test is disconnected.  ENGINE_ENV of the module goes into its environment
+client, raw     of `engine`
+blue, red       namespaces
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import pytest
 
 from fastnl.testing import Namespaces
 from fastnl_engine.client import Client
-from fastnl_engine.testing import EngineProcess, RawSocket
+from fastnl_engine.testing import PATIENCE, EngineProcess, RawSocket
 
 HERE = Path(__file__).parent
 
@@ -26,7 +28,9 @@ HERE = Path(__file__).parent
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever starts an engine here is a kernel test: checked for leftovers, and for root only."""
     for item in items:
-        if item.path.is_relative_to(HERE) and {"make_engine", "netns"} & set(getattr(item, "fixturenames", ())):
+        if item.path.is_relative_to(HERE) and {"make_engine", "shared_engine", "netns"} & set(
+            getattr(item, "fixturenames", ())
+        ):
             item.add_marker(pytest.mark.kernel)
             if os.geteuid() != 0:
                 item.add_marker(pytest.mark.skip(reason="makes real interfaces, which needs root"))
@@ -53,6 +57,25 @@ def make_engine(nothing_left: None) -> Iterator[Callable[..., EngineProcess]]:
 @pytest.fixture
 def engine(make_engine: Callable[..., EngineProcess]) -> EngineProcess:
     return make_engine().start()
+
+
+@pytest.fixture(scope="module")
+def one_for_all(request: pytest.FixtureRequest) -> Iterator[EngineProcess]:
+    folder = Path(tempfile.mkdtemp(prefix="fastnl-"))
+    with EngineProcess(folder, env=getattr(request.module, "ENGINE_ENV", {})) as engine:
+        yield engine
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def shared_engine(one_for_all: EngineProcess, nothing_left: None) -> Iterator[EngineProcess]:
+    assert one_for_all.running, f"the engine ended in an earlier test:\n{one_for_all.log}"
+    yield one_for_all
+    one_for_all.hang_up()
+    assert one_for_all.running, f"the engine ended:\n{one_for_all.log}"
+    with Client(one_for_all.endpoint, timeout=PATIENCE) as client:
+        client.disconnect([row["id"] for row in client.list()])
+        assert client.info()["connections"] == {}
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ from fastnl_engine.wire import MAX_FRAME
 
 
 class Desk:
-    """An engine that takes `room` items at a time and answers the latest request first."""
+    """An engine that takes `room` items at a time, says `code` to more, and answers the latest request first."""
 
-    def __init__(self, room: int = 10_000, timeout: float = 5.0) -> None:
+    def __init__(self, room: int = 10_000, timeout: float = 5.0, code: str = "busy") -> None:
+        self.code = code
         self.timeout = timeout
         self.room = room
         self.requests: list[list[Any]] = []
@@ -27,7 +28,7 @@ class Desk:
     def send(self, op: str, *, ids: list[Any]) -> int:
         self.requests.append(ids)
         number = len(self.requests)
-        error = {"code": "busy", "message": "full"} if len(ids) > self.room else None
+        error = {"code": self.code, "message": "full"} if len(ids) > self.room else None
         results = [{"id": id_, "ok": True, "changed": True} for id_ in ids]
         self.replies.append({"id": number, "error": error} if error else {"id": number, "results": results})
         self.most = max(self.most, len(self.replies))
@@ -91,18 +92,20 @@ def test_an_id_that_is_there_twice() -> None:
     assert desk.requests == [["a", "b"]]
 
 
-def test_a_busy_engine_gets_smaller_requests() -> None:
+@pytest.mark.parametrize("code", ["busy", "too_large"])
+def test_an_engine_that_takes_less_gets_smaller_requests(code: str) -> None:
     ids = [f"c{i}" for i in range(2500)]
-    batch, desk = Batch("disconnect", "ids", ids), Desk(room=7)
+    batch, desk = Batch("disconnect", "ids", ids), Desk(room=7, code=code)
     send(batch, desk)
     assert [r["id"] for r in batch.answered] == ids
     assert all(r["ok"] for r in batch.answered)
 
 
-def test_an_engine_that_stays_busy() -> None:
+@pytest.mark.parametrize("code", ["busy", "too_large"])
+def test_an_engine_that_takes_nothing(code: str) -> None:
     batch = Batch("disconnect", "ids", ["a", "b"])
-    send(batch, Desk(room=0, timeout=0.05))
-    assert [r["error"]["code"] for r in batch.answered] == ["busy", "busy"]
+    send(batch, Desk(room=0, timeout=0.05, code=code))
+    assert [r["error"]["code"] for r in batch.answered] == [code, code]
     assert [r["id"] for r in batch.answered] == ["a", "b"]
 
 

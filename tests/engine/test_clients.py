@@ -255,8 +255,7 @@ def test_eight_clients_with_64_in_flight_each_get_every_answer_once(engine, netn
             mine.append({"op": "connect", "connections": [
                 pair(f"{c}-{n}", end(a, f"a{c}-{n}", f"10.{c}.{n}.1/30"), end(b, f"b{c}-{n}", f"10.{c}.{n}.2/30")),
             ]})  # fmt: skip
-        for n in range(0, rounds, 2):
-            mine.append({"op": "disconnect", "ids": [f"{c}-{n}"]})
+        mine += [{"op": "disconnect", "ids": [f"{c}-{n}"]} for n in range(0, rounds, 2)]
         requests.append(mine)
     replies = drive(engine, requests)
     assert all(reply["ok"] for mine in replies for reply in mine.values())
@@ -279,9 +278,8 @@ def test_clients_that_quarrel_over_the_same_ids_and_names_all_get_an_answer_and_
         kind = dice.random()
         if kind < 0.6:
             a, b = dice.sample(rooms, 2)
-            return {"op": "connect", "connections": [
-                pair(id_, end(a, f"e{dice.randrange(6)}"), end(b, f"f{dice.randrange(6)}", mtu=dice.choice([1400, 1500]))),
-            ]}  # fmt: skip
+            ends = end(a, f"e{dice.randrange(6)}"), end(b, f"f{dice.randrange(6)}", mtu=dice.choice([1400, 1500]))
+            return {"op": "connect", "connections": [pair(id_, *ends)]}
         if kind < 0.9:
             return {"op": "disconnect", "ids": [id_]}
         move = {"id": id_, "end": dice.choice("ab"), "netns": dice.choice(rooms), "mode": "recreate"}
@@ -294,6 +292,23 @@ def test_clients_that_quarrel_over_the_same_ids_and_names_all_get_an_answer_and_
     assert all(v["ok"] for v in client.verify())
     seen = {row["ifalias"] for room in rooms for row in ip_json(room, "link", "show") if "ifalias" in row}
     assert seen == {f"fastnl/test/{row['id']}/{e}" for row in client.list() for e in "ab"}
+
+
+def test_what_the_engine_changes_is_not_taken_for_somebody_elses_doing(make_engine, netns):
+    """The audit looks while everything changes all the time, and finds nothing to mend."""
+    rooms = netns.many(3)
+    client = make_engine(env={"FASTNL_AUDIT": "1"}).start().client()
+    dice = random.Random(5)
+    for _ in range(25):
+        jobs = []
+        for n in range(40):
+            a, b = (rooms[0], rooms[1]) if dice.random() < 0.8 else (rooms[2], rooms[1])
+            address, mtu = f"10.{n}.{dice.randrange(9)}.1/24", dice.choice([1400, 1500])
+            jobs.append(pair(f"c{n}", end(a, f"a{n}", address, mtu=mtu), end(b, f"b{n}")))
+        assert all(r["ok"] for r in client.connect(jobs))
+    told = Counter(e["event"] for e in client.events(limit=10_000)["events"])
+    assert set(told) == {"up"}, told
+    assert all(v["ok"] for v in client.verify())
 
 
 def test_jobs_of_one_id_take_effect_in_the_order_in_which_they_arrive(raw, hub):

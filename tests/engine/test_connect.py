@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from typing import Any
 
 import pyroute2
 import pytest
 
 from fastnl.testing import eventually, ip_json, ping
-from fastnl_engine.testing import end, pair, tunnel
+from fastnl_engine.testing import EngineProcess, end, pair, tunnel
 
 MAC = "02:00:00:00:00:01"
+ENGINE_ENV = {"FASTNL_AUDIT": "1"}
+
+
+@pytest.fixture
+def engine(shared_engine: EngineProcess) -> EngineProcess:
+    return shared_engine
 
 
 def links(netns: str) -> dict[str, dict[str, Any]]:
@@ -25,6 +32,11 @@ def addresses(netns: str, ifname: str) -> set[str]:
 
 def routes(netns: str) -> set[str]:
     return {row["dst"] for row in ip_json(netns, "route", "show")}
+
+
+def ip(netns: str, *args: str) -> None:
+    """Does something behind the engine's back."""
+    subprocess.run(["ip", "-n", netns, *args], check=True, capture_output=True)
 
 
 def one(results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -282,6 +294,13 @@ def test_an_ipv6_address_can_come_later_where_a_crowd_of_ends_is(client, netns):
     assert all(r["ok"] for r in client.disconnect([j["id"] for j in jobs]))
 
 
+def test_what_somebody_else_put_on_an_interface_stays(client, blue, red, c1):
+    one(client.connect([c1]))
+    ip(blue, "addr", "add", "10.44.0.1/24", "dev", "e0")
+    one(client.connect([c1 | {"a": end(blue, "e0", "10.0.0.9/24")}]))
+    assert addresses(blue, "e0") == {"10.0.0.9/24", "10.44.0.1/24"}
+
+
 # -- changes that make it anew ---------------------------------------------------------------------
 
 
@@ -331,6 +350,39 @@ def test_making_it_anew_that_fails_brings_the_old_one_back(client, netns, blue, 
     assert all(r["ok"] for r in client.verify(["c1"]))
 
 
+# -- what somebody did behind our back -------------------------------------------------------------
+
+
+def test_a_connection_whose_interfaces_somebody_deleted_can_be_disconnected(client, blue, red, c1):
+    one(client.connect([c1]))
+    ip(blue, "link", "del", "e0")
+    assert one(client.disconnect(["c1"]))["changed"] is True
+    assert list(client.list()) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        ("link", "del", "e0"),
+        ("link", "set", "e0", "down"),
+        ("link", "set", "e0", "mtu", "1300"),
+        ("link", "set", "e0", "name", "other"),
+        ("addr", "del", "10.0.0.1/24", "dev", "e0"),
+    ],
+    ids=" ".join,
+)
+def test_what_somebody_changes_is_mended_and_told(client, engine, blue, red, c1, damage):
+    one(client.connect([c1 | {"mtu": 1400}]))
+    events = engine.subscribe("connection.mended.")
+    ip(blue, *damage)
+    topic, event = events.next()
+    assert (topic, event["id"], event["state"]) == ("connection.mended.c1", "c1", "up")
+    assert event["reason"].startswith(("a: ", "b: "))
+    assert all(v["ok"] for v in client.verify(["c1"]))
+    assert ping(blue, "10.0.0.2")
+    assert set(links(blue)) == {"e0"}
+
+
 # -- waiting for a namespace -----------------------------------------------------------------------
 
 
@@ -362,6 +414,28 @@ def test_a_waiting_connection_can_be_changed_and_disconnected(client, blue):
     assert (row["state"], row["a"]["ifname"]) == ("pending", "e9")
     assert one(client.disconnect(["c1"]))["changed"] is True
     assert list(client.list()) == []
+
+
+def test_waiting_excuses_a_missing_namespace_and_nothing_else(client, blue, red):
+    first = pair("c1", end(blue, "e0"), end("later", "e0"))
+    one(client.connect([first], wait=True))
+    one(client.connect([pair("c2", end(blue, "e2"), end(red, "e2"))]))
+    for a, code in (
+        (end(blue, "e2"), "conflict"),
+        (end(blue, "lo"), "ifname_in_use"),
+        (end(blue, "e0", routes=[{"to": "10.9.0.0/16", "via": "192.0.2.1"}]), "kernel"),
+    ):
+        [result] = client.connect([pair("c1", a, end(red, "e0"))], wait=True)
+        assert (result["ok"], result.get("error", {}).get("code")) == (False, code), result
+        [row] = client.list(ids=["c1"])
+        assert (row["state"], row["a"], row["b"]["netns"]) == ("pending", end(blue, "e0"), "later")
+
+
+def test_a_connection_that_is_up_does_not_become_one_that_waits(client, blue, red, c1):
+    one(client.connect([c1]))
+    [result] = client.connect([c1 | {"b": end("later", "e0")}], wait=True)
+    assert (result["ok"], result["error"]["code"]) == (False, "netns_not_found")
+    assert ping(blue, "10.0.0.2") and next(client.list())["state"] == "up"
 
 
 def test_a_name_is_kept_for_a_connection_that_waits(client, blue, red):

@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 
 from fastnl.testing import ip_json, ping
-from fastnl_engine.testing import end, pair, tunnel
+from fastnl_engine.testing import EngineProcess, end, pair, tunnel
+
+
+@pytest.fixture
+def engine(shared_engine: EngineProcess) -> EngineProcess:
+    return shared_engine
 
 
 def names(netns: str) -> set[str]:
@@ -50,18 +55,6 @@ def test_a_recreated_connection_is_a_new_one_in_the_new_place(client, c1, blue, 
     assert result["b"]["ifindex"] != c1["b"]["ifindex"]
     assert names(red) == set() and names(green) == {"e0"}
     assert ping(blue, "10.0.0.2")
-
-
-@pytest.mark.parametrize("mode", ["move", "recreate"])
-def test_a_move_is_remembered_as_if_it_had_been_connected_so(client, engine, c1, blue, green, mode):
-    client.move([move("c1", "b", green, mode)])
-    wanted = pair("c1", end(blue, "e0", "10.0.0.1/24"), end(green, "e0", "10.0.0.2/24", mac="02:00:00:00:00:02"))
-    [again] = client.connect([wanted])
-    assert (again["ok"], again["changed"]) == (True, False)
-    engine.kill()
-    engine.start()
-    [row] = engine.client().list()
-    assert (row["b"]["netns"], row["b"]["ifindex"]) == (green, again["b"]["ifindex"])
 
 
 def test_a_move_to_where_it_is_already_changes_nothing(client, c1, red):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import subprocess
 
@@ -11,7 +12,16 @@ import pytest
 import fastnl
 from fastnl.testing import ip_json, ping
 from fastnl_engine.client import EngineError
-from fastnl_engine.testing import end, pair, tunnel
+from fastnl_engine.testing import EngineProcess, end, pair, tunnel
+
+ENGINE_ENV = {"FASTNL_AUDIT": "0"}  # or what a test breaks would be mended before it is looked at
+
+VNIS = itertools.count(1)  # the kernel takes its time to end a namespace, and the tunnel of a VXLAN in it
+
+
+@pytest.fixture
+def engine(shared_engine: EngineProcess) -> EngineProcess:
+    return shared_engine
 
 
 def ip(netns: str, *args: str) -> None:
@@ -30,11 +40,11 @@ def some(client, netns, blue, red):
         pair("a2", end(blue, "e2"), end(netns.make("green"), "e2"), labels={"app": "web", "tier": "2"}),
         pair("b1", end("green", "e3"), end(f"name:{red}", "e3")),
         pair("b2", end("", "e4"), end(red, "e4")),
-        tunnel("t1", end(blue, "vx0"), vni=9, remote="192.0.2.9"),
+        tunnel("t1", end(blue, "vx0"), vni=next(VNIS), remote="192.0.2.9"),
         pair("w1", end(blue, "e5"), end("later", "e5"), labels={"app": "db"}),
     ]
     results = client.connect(jobs, wait=True)
-    assert all(r["ok"] for r in results)
+    assert all(r["ok"] for r in results), results
     return {job["id"]: (job, result) for job, result in zip(jobs, results, strict=True)}
 
 
@@ -199,15 +209,18 @@ def test_an_unknown_id_fails_alone(client, some, op):
 # -- info ------------------------------------------------------------------------------------------
 
 
-def test_info_says_who_serves_and_what_it_can_and_has_done(client, engine, some):
+def test_info_says_who_serves_and_what_it_can_and_has_done(make_engine, blue, red):
+    client = make_engine(instance="other").start().client()
+    client.connect([pair(f"c{n}", end(blue, f"e{n}"), end(red, f"e{n}")) for n in range(5)])
+    client.connect([pair("w1", end(blue, "w1"), end("later", "w1"))], wait=True)
     info = client.info()
-    assert (info["version"], info["protocol"], info["instance"]) == (fastnl.__version__, 1, "test")
+    assert (info["version"], info["protocol"], info["instance"]) == (fastnl.__version__, 1, "other")
     assert info["features"]["veth"] is True
     assert info["limits"] == {"frame_bytes": 16 << 20, "items": 10_000, "queue": 10_000}
     assert info["connections"] == {"up": 5, "pending": 1}
     assert info["totals"]["connected"] == 5
     assert info["load"] == 0
-    client.disconnect(["a1", "w1"])
+    client.disconnect(["c1", "w1"])
     assert client.info()["totals"]["disconnected"] == 1
     assert client.info()["uptime"] >= info["uptime"] >= 0
 

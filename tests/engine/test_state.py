@@ -188,6 +188,20 @@ def test_what_waits_still_waits_after_a_restart(engine, client, netns, blue):
     assert eventually(lambda: next(client.list())["state"] == "up")
 
 
+@pytest.mark.parametrize("mode", ["move", "recreate"])
+def test_a_move_is_remembered_as_if_it_had_been_connected_so(engine, client, netns, blue, red, mode):
+    client.connect([pair("c1", end(blue, "e0", "10.0.0.1/24"), end(red, "e0", "10.0.0.2/24"))])
+    green = netns.make("green")
+    client.move([{"id": "c1", "end": "b", "netns": green, "mode": mode}])
+    wanted = pair("c1", end(blue, "e0", "10.0.0.1/24"), end(green, "e0", "10.0.0.2/24"))
+    [again] = client.connect([wanted])
+    assert (again["ok"], again["changed"]) == (True, False)
+    engine.kill()
+    engine.start()
+    [row] = engine.client().list()
+    assert (row["b"]["netns"], row["b"]["ifindex"]) == (green, again["b"]["ifindex"])
+
+
 # -- what is nobody's and what is somebody else's --------------------------------------------------
 
 

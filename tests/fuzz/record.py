@@ -21,7 +21,8 @@ def furnish() -> None:
     """Puts one of everything into this process's own namespace."""
     other = "other"
     near = End(
-        "", "e0", ["10.0.0.1/24", "fd00::1/64"], routes=[Route("10.9.0.0/16", via="10.0.0.2", metric=5, table=1000), Route("fd09::/64")],
+        "", "e0", ["10.0.0.1/24", "fd00::1/64"],
+        routes=[Route("10.9.0.0/16", via="10.0.0.2", metric=5, table=1000), Route("fd09::/64")],
         neighbours=[Neighbour("10.0.0.2", "02:00:00:00:00:02"), Neighbour("fd00::2", "02:00:00:00:00:02")],
     )  # fmt: skip
     four = Vxlan(a=End("", "vx4"), vni=4, local="10.0.0.1", remote="10.0.0.2", ttl=9)

@@ -21,7 +21,6 @@ from fastnl import (
     Neighbour,
     NetnsGone,
     NetnsNotFound,
-    NoPermission,
     Route,
     Veth,
 )
@@ -210,7 +209,12 @@ def test_an_id_twice_in_one_request_however_far_apart(host, names):
 
 def test_a_route_whose_gateway_is_unreachable(host, names):
     bad = Veth(
-        End(names[2], "bad", ["10.99.0.1/24"], routes=[Route("10.98.0.0/16", via="10.99.0.9"), Route("default", via="172.31.0.1")]),
+        End(
+            names[2],
+            "bad",
+            ["10.99.0.1/24"],
+            routes=[Route("10.98.0.0/16", via="10.99.0.9"), Route("default", via="172.31.0.1")],
+        ),
         End(names[3], "bad", ["10.99.0.2/24"]),
     )  # fmt: skip
     error = in_the_middle(host, names, bad)

@@ -193,7 +193,7 @@ def test_namespaces_are_gone_after_the_block_also_when_it_fails():
 
 
 def test_a_spawned_process_dies_with_its_parent_however_that_ends():
-    script = "from fastnl.testing import spawn; import sys; print(spawn(['sleep', '600']).pid, flush=True); sys.stdin.readline()"
+    script = "from fastnl.testing import spawn; print(spawn(['sleep', '600']).pid, flush=True); input()"
     with spawn([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
         child = int(parent.stdout.readline())
         os.kill(child, 0)

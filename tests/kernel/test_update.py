@@ -48,20 +48,20 @@ def updated(host, wired, new):
 
 
 IN_PLACE = {
-    "mtu": dict(mtu=1400),
-    "mac": dict(mac="02:00:00:00:00:77"),
-    "txqlen": dict(txqlen=55),
-    "name": dict(ifname="renamed"),
-    "address added": dict(addresses=["10.0.0.1/24", "10.5.0.1/16"]),
-    "address replaced": dict(addresses=["10.0.0.3/24"]),
-    "addresses gone": dict(addresses=[]),
-    "ipv6 address": dict(addresses=["10.0.0.1/24", "fd00::1/64"]),
-    "route": dict(routes=[Route("10.9.0.0/16", via="10.0.0.2", metric=5)]),
-    "neighbour": dict(neighbours=[Neighbour("10.0.0.9", PEER)]),
-    "all at once": dict(
-        ifname="other", mtu=1300, mac="02:00:00:00:00:78", addresses=["10.0.0.7/24"], txqlen=9,
-        routes=[Route("default", via="10.0.0.2")], neighbours=[Neighbour("10.0.0.2", PEER)],
-    ),
+    "mtu": {"mtu": 1400},
+    "mac": {"mac": "02:00:00:00:00:77"},
+    "txqlen": {"txqlen": 55},
+    "name": {"ifname": "renamed"},
+    "address added": {"addresses": ["10.0.0.1/24", "10.5.0.1/16"]},
+    "address replaced": {"addresses": ["10.0.0.3/24"]},
+    "addresses gone": {"addresses": []},
+    "ipv6 address": {"addresses": ["10.0.0.1/24", "fd00::1/64"]},
+    "route": {"routes": [Route("10.9.0.0/16", via="10.0.0.2", metric=5)]},
+    "neighbour": {"neighbours": [Neighbour("10.0.0.9", PEER)]},
+    "all at once": {
+        "ifname": "other", "mtu": 1300, "mac": "02:00:00:00:00:78", "addresses": ["10.0.0.7/24"], "txqlen": 9,
+        "routes": [Route("default", via="10.0.0.2")], "neighbours": [Neighbour("10.0.0.2", PEER)],
+    },
 }  # fmt: skip
 
 
@@ -146,7 +146,7 @@ def test_an_update_that_fails_is_taken_back_completely(host, wired, change):
 
 
 @pytest.mark.parametrize(
-    "change", [dict(mtu=1400), dict(mac=MAC), dict(txqlen=7), dict(mtu=1400, mac=MAC, txqlen=7)], ids=str
+    "change", [{"mtu": 1400}, {"mac": MAC}, {"txqlen": 7}, {"mtu": 1400, "mac": MAC, "txqlen": 7}], ids=str
 )
 def test_what_the_kernel_had_chosen_is_taken_back_too(host, netns, change):
     netns.make("blue")

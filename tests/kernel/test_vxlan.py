@@ -30,8 +30,8 @@ def tunnels(family: int, netns, **fields) -> list[Vxlan]:
     """One on each host, from a namespace of its own: their ends are 10.9.0.1 and 10.9.0.2."""
     local, remote, _ = OUTER[family]
     return [
-        Vxlan(a=End(name, "vx0", [f"10.9.0.{n}/24"]), local=here, remote=there, underlay=underlay, **{"vni": 42, **fields})
-        for n, (name, here, there, underlay) in enumerate(
+        Vxlan(a=End(name, "vx0", [f"10.9.0.{n}/24"]), local=here, remote=there, underlay=at, **{"vni": 42, **fields})
+        for n, (name, here, there, at) in enumerate(
             [(netns.make("blue"), local, remote, "left"), (netns.make("red"), remote, local, "right")], 1
         )
     ]  # fmt: skip
@@ -108,8 +108,8 @@ def test_ports_and_numbers_read_back_as_asked(host, hosts, netns, seen):
 
 def test_ipv6_tunnels_read_back_as_asked(host, hosts, netns):
     v = Vxlan(
-        a=End(netns.make("blue"), "vx0"), vni=1, local="2001:db8::1", remote="2001:db8::2", underlay="left", label=0x12345,
-        ttl="inherit", udp_zero_csum6_tx=True, udp_zero_csum6_rx=True,
+        a=End(netns.make("blue"), "vx0"), vni=1, local="2001:db8::1", remote="2001:db8::2", underlay="left",
+        label=0x12345, ttl="inherit", udp_zero_csum6_tx=True, udp_zero_csum6_rx=True,
     )  # fmt: skip
     assert host.connect([v])[0].error is None
     data = ip_json("blue", "link", "show", "vx0")[0]["linkinfo"]["info_data"]
@@ -216,7 +216,9 @@ def test_an_mtu_that_the_lower_device_cannot_carry_is_an_error(host, hosts, netn
 
 def test_a_udp_port_that_another_program_has_is_an_error_and_nothing_is_left(host, hosts, netns):
     blue = netns.make("blue")
-    script = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', 4789)); print(1, flush=True); input()"
+    script = (
+        "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('', 4789)); print(1, flush=True); input()"
+    )
     with subprocess.Popen(
         nsenter("left", "python3", "-c", script), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:

@@ -47,6 +47,9 @@ class Kernel:
         assert self.gate.wait(30)
         return [self._result("disconnect", w.connection, w.connection) for w in wired]
 
+    def mend(self, wired: Sequence[Wired]) -> list[Result]:
+        return [self._result("mend", w.connection, w.connection) for w in wired]
+
     def _result(self, what: str, values: Any, shown: Any) -> Result:
         self.done.append((values.id, f"{what} {shown.mtu}"))
         return Result(wired=Wired(values, (Place(1, Identity(1, 1)), Place(2, Identity(2, 2)))))
@@ -304,3 +307,19 @@ def test_the_load_counts_every_job_that_has_no_answer_yet():
         bench.kernel.gate.set()
         bench.settle()
         assert bench.engine.load == 0
+
+
+@pytest.mark.parametrize("op", ["retry", "suspend", "mend"])
+@pytest.mark.parametrize("then", ["disconnect", "connect"])
+def test_what_the_engine_asks_of_itself_may_come_too_late(bench, op, then):
+    # it was asked for while the connection was there, and its turn comes when it is gone or another one
+    bench.submit("connect", "c")
+    bench.settle()
+    bench.submit(then, "c", 1400)
+    bench.engine.submit(Job(op, "c", reason="just a moment ago"))
+    bench.engine.submit(Job(op, "never-seen", reason="nor this"))
+    bench.settle()
+    assert len(bench.answers) == 2
+    bench.submit("connect", "c", 1400)
+    bench.settle()
+    assert bench.answers[-1][1]["ok"]

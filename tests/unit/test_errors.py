@@ -38,8 +38,8 @@ def test_the_callers_fault_and_ours_are_different_types():
 def test_every_error_has_a_code_of_its_own():
     leaves = [*CALLERS, errors.KernelError, errors.InternalError]
     assert [e.code for e in leaves] == [
-        "invalid", "conflict", "netns_not_found", "netns_gone", "ifname_in_use", "vni_in_use", "no_permission", "kernel",
-        "internal",
+        "invalid", "conflict", "netns_not_found", "netns_gone", "ifname_in_use", "vni_in_use", "no_permission",
+        "kernel", "internal",
     ]  # fmt: skip
     assert all(getattr(fastnl, e.__name__) is e for e in leaves)
 

@@ -107,9 +107,9 @@ mtus = st.none() | st.integers(1280, 65535)
 veths = st.builds(Veth, ends("blue"), ends("red"), mtu=mtus)
 
 switches = {
-    "learning": "LEARNING", "proxy": "PROXY", "rsc": "RSC", "l2miss": "L2MISS", "l3miss": "L3MISS", "udp_csum": "UDP_CSUM",
-    "udp_zero_csum6_tx": "UDP_ZERO_CSUM6_TX", "udp_zero_csum6_rx": "UDP_ZERO_CSUM6_RX", "remcsum_tx": "REMCSUM_TX",
-    "remcsum_rx": "REMCSUM_RX",
+    "learning": "LEARNING", "proxy": "PROXY", "rsc": "RSC", "l2miss": "L2MISS", "l3miss": "L3MISS",
+    "udp_csum": "UDP_CSUM", "udp_zero_csum6_tx": "UDP_ZERO_CSUM6_TX", "udp_zero_csum6_rx": "UDP_ZERO_CSUM6_RX",
+    "remcsum_tx": "REMCSUM_TX", "remcsum_rx": "REMCSUM_RX",
 }  # fmt: skip
 flags = {"remcsum_nopartial": "REMCSUM_NOPARTIAL"}
 maybe = st.none() | st.booleans()
@@ -279,7 +279,8 @@ def inet6_mode(read: dict) -> int | None:
 )
 def test_a_change_decodes_to_what_was_asked(index, up, name, mtu, mac, alias, group, txqlen, mode):
     message = built(
-        "change", 0, index, up=up, name=name, mtu=mtu, mac=mac, alias=alias, group=group, txqlen=txqlen, addr_gen_mode=mode
+        "change", 0, index, up=up, name=name, mtu=mtu, mac=mac, alias=alias, group=group, txqlen=txqlen,
+        addr_gen_mode=mode,
     )  # fmt: skip
     assert head(message) == ("RTM_SETLINK", REQUEST)
     assert message["index"] == index

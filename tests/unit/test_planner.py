@@ -249,6 +249,58 @@ def test_a_move_to_where_it_cannot_be_is_invalid(netns, field):
     assert (action.verb, type(action.error), action.error.field) == ("nothing", InvalidValue, field)
 
 
+# -- what the engine asks of itself ----------------------------------------------------------------
+
+
+def broken(connection: Connection) -> Record:
+    """One that failed with its interfaces still known."""
+    record = known(connection)
+    record.state = "failed"
+    return record
+
+
+@pytest.mark.parametrize(
+    ("op", "record", "verb"),
+    [
+        ("retry", None, "nothing"),
+        ("retry", known(pair()), "nothing"),
+        ("retry", known(pair(), "pending"), "create"),
+        ("retry", known(pair(), "failed"), "create"),
+        ("retry", broken(pair()), "mend"),
+        ("suspend", None, "nothing"),
+        ("suspend", known(pair()), "remove"),
+        ("suspend", known(pair(), "pending"), "nothing"),
+        ("mend", None, "nothing"),
+        ("mend", known(pair()), "mend"),
+        ("mend", known(pair(), "pending"), "nothing"),
+    ],
+)
+def test_what_the_engine_asks_of_itself_follows_the_record_as_it_is_now(op, record, verb):
+    claims = claimed(pair()) if record else Claims()
+    before = copy.deepcopy(claims)
+    action = plan(Job(op, "c1"), record, claims)
+    assert (action.verb, action.error) == (verb, None)
+    # the connection keeps what it has claimed, so that nobody has its name when it comes back
+    assert claims == before
+    if verb == "create":
+        assert (action.spec, action.values) == (record.spec, values_of(pair()))
+    if verb == "mend":
+        assert action.wired.places == PLACES
+
+
+def test_what_was_found_broken_and_changed_since_is_not_mended():
+    was, now = known(pair()), known(pair(mtu=1400))
+    assert plan(Job("mend", "c1", about=was), was, claimed(pair())).verb == "mend"
+    assert plan(Job("mend", "c1", about=was), now, claimed(pair())).verb == "nothing"
+
+
+def test_what_failed_with_its_interfaces_known_is_mended_changed_or_removed():
+    same, other = connect(pair()), connect(pair(mtu=1400))
+    assert plan(same, broken(pair()), claimed(pair())).verb == "mend"
+    assert plan(other, broken(pair()), claimed(pair())).verb == "update"
+    assert plan(disconnect(), broken(pair()), claimed(pair())).verb == "remove"
+
+
 # -- any sequence ----------------------------------------------------------------------------------
 
 PLACE = st.builds("{}/{}".format, st.sampled_from(["", "blue", "red"]), st.sampled_from(["e0", "e1"]))

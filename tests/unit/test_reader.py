@@ -102,7 +102,8 @@ def test_an_address_is_the_local_one_whichever_comes_first(local, peer, length, 
     # of a point-to-point address, IFA_ADDRESS is the other end
     for attrs in ([("IFA_ADDRESS", peer), ("IFA_LOCAL", local)], [("IFA_LOCAL", local), ("IFA_ADDRESS", peer)]):
         raw = encoded(
-            ifaddrmsg, NEWADDR, [*attrs, ("IFA_FLAGS", flags)], family=2, prefixlen=length, index=index, flags=1, scope=2
+            ifaddrmsg, NEWADDR, [*attrs, ("IFA_FLAGS", flags)], family=2, prefixlen=length, index=index, flags=1,
+            scope=2,
         )  # fmt: skip
         [row] = read_rows(raw)
         assert (row.ifindex, row.address, row.flags, row.scope) == (index, f"{local}/{length}", flags, 2)
@@ -179,7 +180,10 @@ LINK = encoded(
     NEWLINK,
     [
         ("IFLA_IFNAME", "eth0"),
-        ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "vxlan"), ("IFLA_INFO_DATA", {"attrs": [("IFLA_VXLAN_ID", 5)]})]}),
+        (
+            "IFLA_LINKINFO",
+            {"attrs": [("IFLA_INFO_KIND", "vxlan"), ("IFLA_INFO_DATA", {"attrs": [("IFLA_VXLAN_ID", 5)]})]},
+        ),
         ("IFLA_AF_SPEC", {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", 1)]})]}),
         ("IFLA_MTU", 1500),
     ],

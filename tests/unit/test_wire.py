@@ -50,6 +50,9 @@ def test_each_op_becomes_a_request_of_its_own_with_the_defaults_of_the_protocol(
         query = wire.decode(frame(op=op))
         assert isinstance(query, kind)
         assert query.ids is None
+    events = wire.decode(frame(op="events"))
+    assert isinstance(events, wire.EventsSince)
+    assert (events.since, events.limit) == (0, 1_000)
     assert isinstance(wire.decode(frame(op="info")), wire.Info)
 
 
@@ -150,7 +153,7 @@ def test_a_deep_value_where_a_word_belongs_is_refused_without_being_printed(dept
 def test_an_unknown_op_is_refused_with_the_ops_that_there_are(op):
     error = refused(frame(op=op))
     assert (error.code, error.field, error.id) == ("unknown_op", "op", 7)
-    assert "connect, disconnect, move, list, verify, stats, info" in error.message
+    assert ", ".join(wire.OPS) in error.message
     assert len(error.message) < 200
 
 
@@ -185,6 +188,8 @@ def test_an_id_of_another_kind_is_refused_and_not_repeated(id_):
         ({"op": "list", "after": 5}, "after"),
         ({"op": "verify", "ids": "c1"}, "ids"),
         ({"op": "stats", "ids": [b"c1"]}, "ids[0]"),
+        ({"op": "events", "since": -1}, "since"),
+        ({"op": "events", "limit": 10_001}, "limit"),
     ],
 )
 def test_a_field_of_the_wrong_type_is_a_bad_request_that_names_its_path(fields, field):

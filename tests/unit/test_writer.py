@@ -73,7 +73,7 @@ def test_a_refused_message_leaves_no_trace(visit, refused):
 
 
 def test_a_bad_mac_is_named(visit):
-    with pytest.raises(InvalidValue, match="^mac: 'nonsense'"):
+    with pytest.raises(InvalidValue, match=r"^mac: 'nonsense'"):
         refused_mac(visit)
 
 

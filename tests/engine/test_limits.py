@@ -1,0 +1,187 @@
+"""Sizes and loads: what is too much is refused or waits, and everybody else is served."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import msgpack
+import pytest
+import zmq
+
+from fastnl.testing import eventually, ip_json
+from fastnl_engine.testing import EngineProcess, RawSocket, end, pair
+
+FRAME = 16 << 20
+ITEMS = 10_000
+INFO = msgpack.packb({"v": 1, "id": "info", "op": "info"})
+
+
+@pytest.fixture
+def engine(shared_engine: EngineProcess) -> EngineProcess:
+    return shared_engine
+
+
+def serves(engine: EngineProcess) -> bool:
+    return engine.client().info()["protocol"] == 1
+
+
+# -- frames ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frames", [(b"", b""), (INFO, INFO), (INFO, b""), (b"a", b"b", b"c"), (b"",) * 50])
+def test_too_many_frames_are_a_bad_request_with_one_answer(engine, raw, frames):
+    raw.send(*frames)
+    reply = raw.frames()
+    error = msgpack.unpackb(reply[-1])
+    assert (error["id"], error["error"]["code"]) == (None, "bad_request")
+    raw.send(INFO)
+    assert msgpack.unpackb(raw.frames()[-1])["id"] == "info"  # so there was one answer only
+
+
+def test_too_many_frames_of_a_req_socket_are_answered_as_it_expects(engine):
+    raw = engine.raw(zmq.REQ)
+    raw.send(INFO, INFO)
+    assert "2" in raw.reply()["error"]["message"]
+    raw.send(INFO)
+    assert raw.reply()["ok"]
+
+
+def test_an_empty_frame_is_a_bad_request(engine, raw):
+    assert raw.request(b"")["error"]["code"] == "bad_request"
+    assert engine.raw(zmq.REQ).request(b"")["error"]["code"] == "bad_request"
+
+
+def test_a_frame_over_the_limit_is_too_large(engine, raw):
+    reply = raw.request(msgpack.packb({"v": 1, "id": 1, "op": "info", "x": b"\0" * FRAME}))
+    assert (reply["ok"], reply["id"], reply["error"]["code"]) == (False, None, "too_large")
+    assert str(FRAME) in reply["error"]["message"]
+    assert raw.request(id=1, op="info")["ok"]
+
+
+def test_the_largest_frame_is_taken(engine, raw):
+    head = msgpack.packb({"v": 1, "id": 1, "op": "info", "x": b""})[:-2]
+    rest = FRAME - len(head) - 5
+    assert raw.request(head + b"\xc6" + rest.to_bytes(4, "big") + b"\0" * rest)["ok"]
+
+
+def test_a_peer_that_sends_several_times_the_limit_is_cut_off_and_may_come_back(engine, raw):
+    raw.send(b"\0" * (4 * FRAME + 1))
+    # there is no answer: the engine did not take it in.  The socket connects again by itself.
+    raw.send(INFO)
+    raw.send(INFO)
+    other = engine.raw()
+    assert other.request(id=1, op="info")["ok"]
+    while not raw.socket.poll(100):
+        raw.send(INFO)  # what was sent to the connection that was cut off went with it
+    assert raw.reply()["id"] == "info"
+
+
+# -- items -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("op", "field", "item"),
+    [("connect", "connections", {}), ("disconnect", "ids", "x"), ("move", "moves", {}), ("list", "ids", "x"),
+     ("verify", "ids", "x"), ("stats", "ids", "x")],
+)  # fmt: skip
+def test_ten_thousand_items_are_taken_and_one_more_is_too_large(engine, raw, op, field, item):
+    reply = raw.request(id=1, op=op, **{field: [item] * (ITEMS + 1)})
+    assert (reply["ok"], reply["error"]["code"], reply["error"]["field"]) == (False, "too_large", field)
+    reply = raw.request(id=2, op=op, **{field: [item] * ITEMS})
+    assert "error" not in reply
+    assert len(reply["results"]) == (0 if op == "list" else ITEMS)
+
+
+def test_a_request_of_many_cycles_is_one_request(engine, client, netns):
+    rooms = netns.many(20)
+    jobs = [pair(f"c{n}", end(rooms[n % 20], f"a{n}"), end(rooms[(n + 1) % 20], f"b{n}")) for n in range(1500)]
+    assert all(r["ok"] for r in client.connect(jobs))
+    assert sum(len(ip_json(room, "link", "show")) - 1 for room in rooms) == 3000
+    assert all(r["changed"] for r in client.disconnect([j["id"] for j in jobs]))
+    assert all(len(ip_json(room, "link", "show")) == 1 for room in rooms)
+
+
+# -- loads -----------------------------------------------------------------------------------------
+
+
+class Paused:
+    """The engine takes all that was sent in the `with` block at once, when the block ends."""
+
+    def __init__(self, engine: EngineProcess) -> None:
+        self.engine = engine
+
+    def __enter__(self) -> None:
+        os.kill(self.engine.pid, signal.SIGSTOP)
+        assert eventually(lambda: " T " in Path(f"/proc/{self.engine.pid}/stat").read_text())
+
+    def __exit__(self, *_: object) -> None:
+        os.kill(self.engine.pid, signal.SIGCONT)
+
+
+def jobs(hub: str, numbers: range) -> list[dict]:
+    return [pair(f"c{n}", end(hub, f"e{n}"), end("", f"x{n}")) for n in numbers]
+
+
+def test_a_full_queue_is_busy_and_what_was_taken_is_done(make_engine, netns):
+    hub = netns.make("hub")
+    engine = make_engine(instance="small", env={"FASTNL_QUEUE": "60"}).start()
+    raw = engine.raw()
+    raw.request(id=0, op="info")  # it is connected, so order is kept from here on
+    with Paused(engine):
+        raw.ask(id="taken", op="connect", connections=jobs(hub, range(50)))
+        raw.ask(id="full", op="connect", connections=jobs(hub, range(50, 61)))
+        raw.ask(id="fits", op="connect", connections=jobs(hub, range(50, 60)))
+        raw.ask(id="query", op="list", limit=1)
+    replies = {r["id"]: r for r in (raw.reply() for _ in range(4))}
+    assert replies["full"]["error"]["code"] == "busy"
+    assert "results" not in replies["full"]
+    assert replies["taken"]["ok"] and replies["fits"]["ok"] and replies["query"]["ok"]
+    assert len(list(engine.client().list())) == 60
+    # and now there is room again
+    assert raw.request(id="again", op="connect", connections=jobs(hub, range(60, 61)))["ok"]
+
+
+def test_more_than_the_queue_holds_is_too_large_and_not_busy_for_ever(make_engine, netns):
+    hub = netns.make("hub")
+    engine = make_engine(instance="small", env={"FASTNL_QUEUE": "10"}).start()
+    raw = engine.raw()
+    reply = raw.request(id=1, op="connect", connections=jobs(hub, range(11)))
+    assert (reply["error"]["code"], "10" in reply["error"]["message"]) == ("too_large", True)
+    assert raw.request(id=2, op="connect", connections=jobs(hub, range(10)))["ok"]
+
+
+def test_a_client_that_never_reads_harms_nobody(engine, netns):
+    hub = netns.make("hub")
+    deaf = RawSocket(engine.endpoint, options={zmq.RCVHWM: 1, zmq.SNDHWM: 0})
+    for n in range(5_000):
+        deaf.ask(id=n, op="list")
+    client = engine.client()
+    assert all(r["ok"] for r in client.connect(jobs(hub, range(100))))
+    assert all(r["ok"] for r in client.disconnect([f"c{n}" for n in range(100)]))
+    deaf.close()
+    assert serves(engine)
+
+
+def test_a_client_that_goes_before_its_answer_has_its_work_done(engine, client, netns):
+    hub = netns.make("hub")
+    gone = RawSocket(engine.endpoint)
+    gone.request(id=0, op="info")
+    gone.ask(id=1, op="connect", connections=jobs(hub, range(50)))
+    assert gone.request(id=2, op="info")["ok"]  # so the one before has been taken
+    gone.close()
+    assert eventually(lambda: client.info()["connections"] == {"up": 50})
+
+
+def test_many_clients_come_and_go(engine, netns):
+    hub = netns.make("hub")
+    for n in range(60):
+        raw = RawSocket(engine.endpoint)
+        assert raw.request(id=n, op="connect", connections=jobs(hub, range(1)))["ok"]
+        if n % 3:
+            raw.ask(id="unread", op="list")
+        raw.close()
+    before = len(os.listdir(f"/proc/{engine.pid}/fd"))
+    assert eventually(lambda: len(os.listdir(f"/proc/{engine.pid}/fd")) <= before)
+    assert serves(engine)
