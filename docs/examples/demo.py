@@ -16,11 +16,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fastnl import testing
-from fastnl_engine.client import Client, NoEngine
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from fastnl import testing
+from fastnl_engine.client import Client, NoEngine
 
 PAIRS = 200
 BATCH = 20  # connections of one request
@@ -56,7 +57,12 @@ def hosts() -> list[dict[str, object]]:
                 "id": f"tunnel-{here}",
                 "kind": "vxlan",
                 "a": {"netns": f"client{here}", "ifname": "net0", "addresses": [f"10.2.0.{here}/24"]},
-                "vxlan": {"vni": 42, "local": f"192.0.2.{here}", "remote": f"192.0.2.{there}", "underlay": f"host{here}"},
+                "vxlan": {
+                    "vni": 42,
+                    "local": f"192.0.2.{here}",
+                    "remote": f"192.0.2.{there}",
+                    "underlay": f"host{here}",
+                },
             }
         )
     return [underlay, *ends]
