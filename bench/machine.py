@@ -1,0 +1,80 @@
+"""Facts about the machine, to be kept with every figure."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import platform
+import re
+import time
+from pathlib import Path
+
+import fastnl
+
+Facts = dict[str, str | int | float]
+
+
+def facts() -> Facts:
+    return {
+        "kernel": platform.release(),
+        "preemption": _first(r"PREEMPT\w*", platform.version()) or "none",
+        "hz": _hz(),
+        "rcu_normal": _read("/sys/kernel/rcu_normal"),
+        "cpu": _first(r"model name\s*: (.*)", _read("/proc/cpuinfo")) or platform.machine(),
+        "cpus": os.cpu_count() or 0,
+        "memory GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "python": platform.python_version(),
+        "fastnl": fastnl.__version__,
+    }
+
+
+class Others:
+    """How much of the processors others take, counted from when it is made.
+
+    The kernel's own threads count as others: what they do for us cannot be told apart.
+    """
+
+    def __init__(self) -> None:
+        self._begin = time.monotonic()
+        self._busy, self._stolen = _processors()
+        self._own = sum(os.times()[:4])
+
+    def read(self) -> Facts:
+        """Processors, on average; `stolen` are those that a hypervisor gave to somebody else."""
+        passed = time.monotonic() - self._begin
+        busy, stolen = _processors()
+        own = sum(os.times()[:4]) - self._own
+        return {
+            "taken by others": round((busy - self._busy - own) / passed, 2),
+            "stolen": round((stolen - self._stolen) / passed, 2),
+        }
+
+
+def _processors() -> tuple[float, float]:
+    """Seconds that all processors have been at work, and that were stolen from them."""
+    user, nice, system, _, _, irq, softirq, stolen = map(int, _read("/proc/stat").split("\n")[0].split()[1:9])
+    tick = os.sysconf("SC_CLK_TCK")
+    return (user + nice + system + irq + softirq) / tick, stolen / tick
+
+
+def _hz() -> str:
+    """Ticks a second of the kernel, which grace periods depend on."""
+    for path in (Path("/proc/config.gz"), Path(f"/boot/config-{platform.release()}")):
+        try:
+            text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
+        except OSError:
+            continue
+        return _first(r"^CONFIG_HZ=(\d+)", text) or "unknown"
+    return "unknown"
+
+
+def _first(pattern: str, text: str) -> str:
+    found = re.search(pattern, text, re.MULTILINE)
+    return found[found.re.groups] if found else ""
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return "unknown"

@@ -1,0 +1,52 @@
+"""The floor and the seed's sequence, as suites of their own: `make bench` sets them against the library.
+
+python -m pytest bench/test_bench_floor.py
+"""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from bench import workloads
+from bench.contenders import BATCH, FLOOR, Floor, build_floor
+from bench.seed_sequence import SeedSequence
+from fastnl.testing import ip_json
+
+pytestmark = pytest.mark.usefixtures("private")
+
+
+@pytest.fixture(params=["spread", "star", "mesh", "dense"])
+def connections(request):
+    made = workloads.pairs(request.param, BATCH)
+    workloads.make_namespaces(made)
+    return made
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["", "kept"])
+def test_floor(benchmark, connections, kept, tmp_path):
+    """Benchmark the replay of a batch of 64 pairs, created and deleted."""
+    build_floor()
+    floor = Floor(connections, tmp_path, kept=kept)
+    assert floor.messages.create >= 7
+    benchmark.pedantic(floor.round, rounds=5)
+
+
+def test_the_floor_makes_what_the_library_makes_and_says_when_it_cannot(connections, tmp_path):
+    build_floor()
+    Floor(connections, tmp_path)
+    subprocess.run([FLOOR, tmp_path / "create.floor"], check=True)
+    end = connections[-1].a
+    [row] = ip_json(end.netns, "address", "show", end.ifname)
+    assert [f"{a['local']}/{a['prefixlen']}" for a in row["addr_info"]] == [end.addresses[0].text]
+    assert "UP" in row["flags"]
+    again = subprocess.run([FLOOR, tmp_path / "create.floor"], check=False, capture_output=True, text=True)
+    assert (again.returncode, "File exists" in again.stderr) == (1, True)
+    subprocess.run([FLOOR, tmp_path / "delete.floor"], check=True)
+    assert not [row for row in ip_json(end.netns, "link") if row["ifname"] == end.ifname]
+
+
+def test_seed_sequence(benchmark, connections):
+    """Benchmark two pairs made by create-and-move, and removed."""
+    benchmark.pedantic(SeedSequence(connections, 2).round, rounds=3)
