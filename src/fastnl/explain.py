@@ -41,7 +41,7 @@ HINTS = {
     (
         Phase.NEIGHBOUR,
         errno.ENOBUFS,
-    ): "the neighbour table is full: raise net.ipv4.neigh.default.gc_thresh3 (learned entries count, permanent do not)",
+    ): "the neighbour table is full of learned entries: raise net.ipv4.neigh.default.gc_thresh3",
     (Phase.CREATE, errno.EOPNOTSUPP): "this kernel has no driver of that kind; load the module",
     (Phase.CREATE, errno.ENOBUFS): "the kernel is out of memory or of interface numbers",
     (Phase.UP, errno.EADDRINUSE): "another program has the UDP port of the tunnel",

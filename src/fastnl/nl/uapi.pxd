@@ -224,7 +224,10 @@ cdef extern from * nogil:
     #include <netinet/in.h>
     #include <linux/sockios.h>
     /* struct ifreq without the clash of <net/if.h> and <linux/if.h> */
-    struct fastnl_ifreq { char name[16]; union { short flags; int number; struct sockaddr_in address; char room[24]; } u; };
+    struct fastnl_ifreq {
+        char name[16];
+        union { short flags; int number; struct sockaddr_in address; char room[24]; } u;
+    };
     """
     struct in_addr:
         uint32_t s_addr
