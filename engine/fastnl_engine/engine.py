@@ -17,7 +17,7 @@ from fastnl_engine.audit import Ledger, Watched
 from fastnl_engine.backoff import Backoff
 from fastnl_engine.executor import Executor
 from fastnl_engine.metrics import Metrics
-from fastnl_engine.model import Record, decode_connection
+from fastnl_engine.model import Record, connection_of
 from fastnl_engine.pipeline import Cycle, Pipeline
 from fastnl_engine.planner import Action, Claims, Job, plan
 from fastnl_engine.store.base import Outcome, Store
@@ -204,7 +204,7 @@ class Engine:
         name = {"create": "connected", "update": "updated", "move": "moved", "remove": "disconnected"}.get(action.verb)
         if failed:
             self.totals["failed"] += 1
-        elif name:
+        elif name and not waits:
             self.totals[name] += 1
         before, after = old.state if old else None, new.state if new else None
         if action.verb == "mend" and not failed:
@@ -221,7 +221,7 @@ class Engine:
     def _reclaim(self, action: Action) -> None:
         """Claims are as the record has them, whatever was planned and did not come true."""
         if action.spec:
-            self.claims.release(decode_connection(action.spec))
+            self.claims.release(connection_of(action.spec))
         record = self.records.get(action.job.id)
         if record is not None:
             self.claims.take(record.connection)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # With more ends of ours than this in a namespace, IPv6 is turned off through each interface's own sysctl file, as
 # otherwise its routes make every further one dearer.  With fewer, by addr_gen_mode in the message that is sent
-# anyway: a write of the file spins while somebody else has the kernel's lock.  docs/performance.md has the figures.
+# anyway, which leaves the interface able to have IPv6 later.  docs/performance.md has the figures.
 CROWD = 256
 
 TRIES = 3  # of a create whose index was taken or whose answer was lost

@@ -146,15 +146,19 @@ def ip_json(netns: str, *args: str) -> list[dict[str, Any]]:
 
 
 def ping(netns: str, target: str, *, count: int = 1, wait: float = 5, size: int | None = None) -> bool:
-    """Whether `target` answers ICMP echo requests sent from a namespace.
+    """Whether `target` answers ICMP echo requests sent from a namespace, tried again for `wait` seconds.
 
-    wait    seconds for the answer of the last request; an unreachable target fails before that
+    count   requests sent at a time; one answer is enough
     size    payload bytes, sent with fragmentation forbidden, to try an MTU
+
+    A request right after a connect may be lost: an end that came up before the other one gets its queue
+    when the kernel's link watch finds the carrier, in its own time (net/core/link_watch.c).
     """
-    options = ["-n", "-q", "-c", str(count), "-i", "0.2", "-W", str(wait)]
+    options = ["-n", "-q", "-c", str(count), "-i", "0.2", "-W", str(min(wait, 0.5))]
     if size is not None:
         options += ["-s", str(size), "-M", "do"]
-    return subprocess.run(nsenter(netns, "ping", *options, target), capture_output=True, check=False).returncode == 0
+    command = nsenter(netns, "ping", *options, target)
+    return eventually(lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0, wait)
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 10) -> bool:

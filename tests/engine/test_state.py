@@ -139,6 +139,34 @@ def test_what_was_acknowledged_is_never_lost_by_kill_9(engine, netns):
         truth = dict.fromkeys(rows, True)
 
 
+def test_nothing_is_made_before_it_was_written_down_and_nothing_answered_before_its_outcome_was(engine, netns):
+    """While the state file is locked it says all that is in the kernel and all that was answered."""
+    hub = netns.make("hub")
+    raw = engine.raw()
+    ids = [f"c{n}" for n in range(400)]
+    for id_ in ids:
+        raw.ask(id=id_, op="connect", connections=[pair(id_, end(hub, id_), end("", id_))])
+    answered: set[str] = set()
+    db = sqlite3.connect(engine.state / "state.db", isolation_level=None, timeout=60)
+    moments = 0
+    while len(answered) < len(ids):
+        db.execute("BEGIN IMMEDIATE")
+        known = {id_ for (id_,) in db.execute("SELECT id FROM connection")}
+        begun = {id_ for (id_,) in db.execute("SELECT id FROM intent")}
+        made = names(hub)
+        while raw.socket.poll(30):
+            answered.add(raw.reply()["id"])
+        db.execute("ROLLBACK")
+        assert made <= known | begun
+        assert answered <= known
+        moments += 0 < len(known) < len(ids)
+        if len(answered) < len(ids):
+            answered.add(raw.reply()["id"])  # and so it goes on
+    db.close()
+    assert moments > 0  # or it was over before anybody looked
+    engine.client().disconnect(ids)
+
+
 @pytest.mark.parametrize(
     "damage",
     [

@@ -146,7 +146,7 @@ def test_disconnecting_what_is_gone_is_no_error_and_changes_nothing(full, host):
 
 
 @pytest.mark.parametrize("address", ["10.0.0.2", "fd00::2"])
-def test_ping_goes_across_at_once(host, netns, address):
+def test_ping_goes_across(host, netns, address):
     blue, red = netns.make("blue"), netns.make("red")
     connected(host, Veth(End(blue, "e0", ["10.0.0.1/24", "fd00::1/64"]), End(red, "e0", ["10.0.0.2/24", "fd00::2/64"])))
     assert ping(blue, address)

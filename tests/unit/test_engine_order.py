@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import threading
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from fastnl import Place, Result, Wired
 from fastnl.netns import Identity
+from fastnl.testing import eventually
 from fastnl_engine import engine as engine_module
 from fastnl_engine.engine import CYCLE, Engine
 from fastnl_engine.model import Connection, EndSpec, Record, encode, values_of
@@ -208,8 +208,7 @@ def test_the_intent_is_written_before_the_kernel_is_touched_and_the_outcome_befo
     bench.kernel.gate.clear()
     bench.submit("connect", "c")
     bench.engine.turn()
-    while not bench.store.intents:
-        os.sched_yield()
+    assert eventually(lambda: bench.store.intents)
     assert (bench.kernel.done, bench.answers) == ([], [])
     intent = bench.store.intents["c"]
     assert (intent.verb, len(intent.indexes)) == ("create", 2)

@@ -32,8 +32,10 @@ cdef struct Note:           # one message of a visit
     uint8_t state
     bint fence              # the datagram ends with it: what follows depends on its outcome
 
-cdef struct FileNote:       # one file of /proc/sys to be written inside the namespace, before the messages
-    uint32_t path           # where its path begins in Stop.files
+cdef const char *IPV6_CONF = b"/proc/sys/net/ipv6/conf"
+
+cdef struct FileNote:       # one file under IPV6_CONF to be written inside the namespace, before the messages
+    uint32_t path           # where its path, from there on, begins in Stop.files
     int32_t item
     int32_t err
 
@@ -113,19 +115,28 @@ cdef int open_route_socket(Trip *t, Stop *s) noexcept nogil:
 
 
 cdef void write_files(Trip *t, Stop *s) noexcept nogil:
-    """Each file holds one value, "1"; a failure is noted and hurts nobody else."""
+    """Each file holds one value, "1"; a failure is noted and hurts nobody else.
+
+    The folder is looked up once: every namespace has a /proc/sys/net of its own under that one name, and
+    the kernel finds ours by walking past those of all namespaces that have been asked for it.
+    """
     cdef size_t i
     cdef FileNote *f
-    cdef int fd
+    cdef int fd, folder
+    if s.n_files == 0:
+        return
+    folder = c_open(IPV6_CONF, O_PATH | O_CLOEXEC)
     for i in range(s.n_files):
         f = &s.file_notes[i]
         if left_out(t, f.item):
             continue
-        fd = c_open(s.files.data + f.path, O_WRONLY | O_CLOEXEC)
+        fd = c_openat(folder, s.files.data + f.path, O_WRONLY | O_CLOEXEC)
         if fd < 0 or c_write(fd, b"1", 1) != 1:
             f.err = errno
         if fd >= 0:
             c_close(fd)
+    if folder >= 0:
+        c_close(folder)
 
 
 cdef void take_ack(Trip *t, Stop *s, const nlmsghdr *h, size_t first, size_t last) noexcept nogil:

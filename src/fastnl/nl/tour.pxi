@@ -120,7 +120,7 @@ cdef class Visit:
 
         addrconf_disable_ipv6, net/ipv6/addrconf.c.  Not possible with /proc/sys read-only; see file_errors.
         """
-        cdef bytes path = b"/proc/sys/net/ipv6/conf/%s/disable_ipv6" % ifname.encode()
+        cdef bytes path = b"%s/disable_ipv6" % ifname.encode()
         self.file(item, path)
 
     cdef int file(self, int32_t item, bytes path) except -1:
@@ -421,7 +421,8 @@ cdef class Visit:
     def files(self) -> list:
         """(item, path) of every file that is written before the messages."""
         cdef size_t i
-        return [(self.s.file_notes[i].item, (<bytes>(self.s.files.data + self.s.file_notes[i].path)).decode())
+        return [(self.s.file_notes[i].item,
+                 os.fsdecode(b"%s/%s" % (<bytes>IPV6_CONF, <bytes>(self.s.files.data + self.s.file_notes[i].path))))
                 for i in range(self.s.n_files)]
 
     @property

@@ -193,6 +193,7 @@ cdef extern from * nogil:
     int setns(int, int)
     int unshare(int)
     int c_open "open"(const char *, int, ...)
+    int c_openat "openat"(int, const char *, int, ...)
     int c_close "close"(int)
     ssize_t c_write "write"(int, const void *, size_t)
     int c_ioctl "ioctl"(int, unsigned long, ...)

@@ -18,14 +18,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{- /* A probe of one of the engine's pages, or of the engine itself when it has none. */}}
 {{- define "fastnl.probe" -}}
-{{- if .root.Values.http.enabled }}
+{{- if .root.Values.http.enabled -}}
 httpGet:
   path: {{ .path }}
   port: {{ .root.Values.http.port }}
   {{- with .root.Values.http.host }}
   host: {{ . | quote }}
   {{- end }}
-{{- else }}
+{{- else -}}
 exec:
   command: [fastnl, info, --timeout, "5"]
 {{- end }}

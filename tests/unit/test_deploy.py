@@ -1,0 +1,290 @@
+"""What is under deploy/ fits the engine: the metrics, settings and flags that it names are there, the files whole."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+from prometheus_client.metrics import MetricWrapperBase
+
+import fastnl
+from fastnl_engine.cli.checks_host import NEEDED, WANTED
+from fastnl_engine.config import Config, load
+from fastnl_engine.main import main
+from fastnl_engine.metrics import Metrics
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+CHART = DEPLOY / "helm" / "fastnl"
+UNIT = DEPLOY / "systemd" / "fastnl-engine.service"
+SETTINGS = [f.name for f in fields(Config)]
+
+pytestmark = pytest.mark.skipif(not DEPLOY.is_dir(), reason="deploy/ is not there, this is no source tree")
+
+
+# -- metrics -----------------------------------------------------------------------------------------
+
+SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
+ADDED = {"instance", "job", "le", "node"}  # by the one who scrapes, and of every histogram
+
+
+def exported() -> dict[str, set[str]]:
+    """Name of each series -> its labels."""
+    metrics = [m for m in vars(Metrics()).values() if isinstance(m, MetricWrapperBase)]
+    return {m._name + suffix: set(m._labelnames) for m in metrics for suffix in SUFFIXES[m._type]}
+
+
+def alerts() -> list[dict]:
+    groups = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def panels() -> list[dict]:
+    return json.loads((DEPLOY / "grafana" / "fastnl.json").read_text())["panels"]
+
+
+def expressions() -> Iterator[tuple[str, str]]:
+    for rule in alerts():
+        yield rule["alert"], rule["expr"]
+    for panel in panels():
+        for target in panel["targets"]:
+            yield panel["title"], target["expr"]
+
+
+@pytest.mark.parametrize(("where", "expression"), list(expressions()))
+def test_every_metric_and_label_is_one_of_the_engines(where, expression):
+    known = exported()
+    used = re.findall(r"\b(fastnl_\w+)(?:\{([^}]*)\})?", expression)
+    assert used or "up{" in expression
+    assert {name for name, _ in used} <= set(known), where
+    for name, selector in used:
+        labels = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", selector))
+        assert labels <= known[name] | ADDED, where
+    kept = {word for group in re.findall(r"\bby \(([^)]*)\)", expression) for word in re.findall(r"\w+", group)}
+    assert kept <= ADDED.union(*(known[name] for name, _ in used)), where
+
+
+def test_every_alert_says_what_it_is_about():
+    names = [rule["alert"] for rule in alerts()]
+    assert len(set(names)) == len(names)
+    for rule in alerts():
+        assert rule["labels"]["severity"] in ("critical", "warning", "info")
+        assert rule["annotations"]["summary"] and rule["annotations"]["description"]
+
+
+def test_states_of_alerts_and_panels_are_those_that_the_engine_counts():
+    states = {s for _, e in expressions() for s in re.findall(r'state="(\w+)"', e)}
+    stages = {s for _, e in expressions() for s in re.findall(r'stage="(\w+)"', e)}
+    assert states <= {"up", "pending", "failed"}
+    assert stages <= {"waiting", "intent", "kernel", "outcome"}
+
+
+def test_panels_do_not_cover_each_other():
+    taken: dict[tuple[int, int], str] = {}
+    for panel in panels():
+        p = panel["gridPos"]
+        assert p["x"] + p["w"] <= 24
+        for cell in ((x, y) for x in range(p["x"], p["x"] + p["w"]) for y in range(p["y"], p["y"] + p["h"])):
+            assert cell not in taken, (panel["title"], taken.get(cell))
+            taken[cell] = panel["title"]
+    assert len({panel["id"] for panel in panels()}) == len(panels())
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+def test_promtool_takes_the_alerts():
+    subprocess.run(["promtool", "check", "rules", str(DEPLOY / "prometheus" / "alerts.yaml")], check=True)
+
+
+# -- settings ----------------------------------------------------------------------------------------
+
+
+def test_the_sample_of_settings_is_read(monkeypatch):
+    config = load(str(DEPLOY / "systemd" / "engine.toml"), {}, {})
+    assert config.roles == {"operator": ["group:fastnl"]}
+
+
+def test_the_sample_shows_every_setting_with_its_default(tmp_path):
+    text = (DEPLOY / "systemd" / "engine.toml").read_text()
+    shown = dict(re.findall(r"^# (\w+) = (.*?)(?:[ ]+#.*)?$", text, re.MULTILINE))
+    assert set(shown) - {"viewer"} == set(SETTINGS) - {"roles"}
+    examples = ("http", "file_prefixes")  # off unless given
+    file = tmp_path / "engine.toml"
+    file.write_text("\n".join(f"{k} = {v}" for k, v in shown.items() if k in SETTINGS and k not in examples))
+    assert load(str(file), {}, {}) == Config()
+    file.write_text("\n".join(f"{k} = {v}" for k, v in shown.items() if k in examples))
+    load(str(file), {}, {})
+
+
+def test_the_guide_tells_of_every_setting_with_its_default():
+    rows = {}
+    for line in (ROOT / "docs" / "operations.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 4 and cells[0].strip("`") in SETTINGS:
+            rows[cells[0].strip("`")] = cells
+    assert set(rows) == set(SETTINGS)
+    flags = {option.name: option for option in main.params}
+    for name, (_, default, how, what) in rows.items():
+        value = getattr(Config(), name)
+        wanted = str(value).lower() if isinstance(value, bool) else f"{value:,}" if isinstance(value, int) else value
+        assert (f"`{wanted}`" if wanted else "none") == default, name
+        assert what
+        assert (f"FASTNL_{name.upper()}" in how) == (name != "roles"), name
+        assert (f"`--{name.replace('_', '-')}`" in how) == (name in flags), name
+
+
+# -- systemd -----------------------------------------------------------------------------------------
+
+
+def unit() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for line in UNIT.read_text().splitlines():
+        if "=" in line and not line.startswith("#"):
+            key, _, value = line.partition("=")
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def test_the_unit_starts_what_there_is():
+    [command] = unit()["ExecStart"]
+    flags = {option for parameter in main.params for option in parameter.opts}
+    assert set(re.findall(r"--[\w-]+", command)) <= flags
+    assert command.split()[0].endswith("/fastnl-engine")
+
+
+def test_the_unit_keeps_the_capabilities_that_the_engine_needs():
+    assert unit()["CapabilityBoundingSet"] == [" ".join([*NEEDED.values(), *WANTED.values()])]
+
+
+def test_the_unit_has_the_folders_of_the_defaults():
+    assert Config().state_dir == "/var/lib/" + unit()["StateDirectory"][0]
+    assert Config().endpoint.startswith(f"ipc:///run/{unit()['RuntimeDirectory'][0]}/")
+    tmpfiles = (DEPLOY / "systemd" / "fastnl.tmpfiles").read_text()
+    for folder, mode in (
+        ("/run/fastnl", unit()["RuntimeDirectoryMode"]),
+        ("/var/lib/fastnl", unit()["StateDirectoryMode"]),
+    ):
+        assert re.search(rf"^d {folder} +{mode[0]} root fastnl", tmpfiles, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "setting", ["ProtectKernelTunables", "PrivateNetwork", "PrivateUsers", "MountFlags", "ProcSubset"]
+)
+def test_the_unit_leaves_alone_what_the_engine_works_on(setting):
+    assert setting not in unit()
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+def test_systemd_takes_the_unit(tmp_path):
+    file = tmp_path / UNIT.name
+    # the program itself need not be there
+    file.write_text(re.sub(r"^(ExecStart=)\S+", r"\1/bin/true", UNIT.read_text(), flags=re.MULTILINE))
+    done = subprocess.run(["systemd-analyze", "verify", str(file)], capture_output=True, text=True, check=False)
+    complaints = [line for line in done.stderr.splitlines() if UNIT.name in line]
+    assert complaints == []
+    secure = ["systemd-analyze", "security", "--offline=yes", "--no-pager", "--threshold=35", str(file)]
+    done = subprocess.run(secure, capture_output=True, text=True, check=False)
+    if "unrecognized option" in done.stderr:
+        pytest.skip("this systemd-analyze has no --offline")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+
+
+# -- the image ---------------------------------------------------------------------------------------
+
+
+def steps() -> list[tuple[str, str]]:
+    text = re.sub(r"^#.*\n", "", (DEPLOY / "container" / "Containerfile").read_text(), flags=re.MULTILINE)
+    lines = re.sub(r"\\\n", " ", text).splitlines()
+    return [(word, rest) for word, _, rest in (line.partition(" ") for line in lines) if word]
+
+
+def test_the_script_knows_every_step_of_the_recipe():
+    script = (DEPLOY / "container" / "test-rootfs.sh").read_text()
+    [choices] = re.findall(r"case \$word in\n(.*?)\n    esac", script, re.DOTALL)
+    known = {word for line in re.findall(r"^    ([A-Z |]+)\)", choices, re.MULTILINE) for word in line.split(" | ")}
+    assert {word for word, _ in steps()} <= known
+
+
+def test_the_recipe_copies_what_there_is():
+    for word, rest in steps():
+        if word == "COPY" and not rest.startswith("--from"):
+            assert all((ROOT / source).exists() for source in rest.split()[:-1])
+
+
+@pytest.mark.parametrize("script", ["test-sdist.sh", "container/test-rootfs.sh"])
+def test_scripts_can_be_read(script):
+    path = DEPLOY / script
+    assert path.stat().st_mode & 0o111
+    subprocess.run(["bash", "-n", str(path)], check=True)
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", str(path)], check=True)
+
+
+# -- the chart ---------------------------------------------------------------------------------------
+
+TEMPLATES = sorted((CHART / "templates").iterdir())
+ACTION = re.compile(r"\{\{-?\s*(.*?)\s*-?\}\}", re.DOTALL)
+
+
+def values() -> dict:
+    return yaml.safe_load((CHART / "values.yaml").read_text())
+
+
+def test_the_chart_is_of_this_version():
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == fastnl.__version__
+    assert chart["name"] == CHART.name
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.name)
+def test_templates_are_balanced(template):
+    text = template.read_text()
+    assert "{{" not in ACTION.sub("", text) and "}}" not in ACTION.sub("", text)
+    depth = 0
+    for action in ACTION.findall(text):
+        word = action.split()[0]
+        depth += (word in ("if", "with", "range", "define", "block")) - (word == "end")
+        assert depth >= 0
+        assert action.count("(") == action.count(")") and action.count('"') % 2 == 0
+    assert depth == 0
+
+
+def test_templates_use_values_that_there_are_and_all_of_them():
+    text = "\n".join(path.read_text() for path in TEMPLATES)
+    used = {tuple(path.split(".")) for path in re.findall(r"\.Values\.([\w.]+)", text)}
+    for path in used:
+        found = values()
+        for key in path:
+            assert key in found, path
+            found = found[key]
+    assert {path[0] for path in used} == set(values())
+
+
+def test_templates_include_what_is_defined():
+    text = "\n".join(path.read_text() for path in TEMPLATES)
+    assert set(re.findall(r'include "([\w.]+)"', text)) == set(re.findall(r'define "([\w.]+)"', text))
+
+
+def test_the_charts_settings_and_capabilities_are_the_engines(tmp_path):
+    file = tmp_path / "engine.toml"
+    file.write_text(values()["config"])
+    load(str(file), {}, {})
+    added = [f"CAP_{name}" for name in values()["securityContext"]["capabilities"]["add"]]
+    assert added == [*NEEDED.values(), *WANTED.values()]
+    text = (CHART / "templates" / "daemonset.yaml").read_text()
+    variables = re.findall(r"name: FASTNL_(\w+)", text)
+    assert {name.lower() for name in variables} <= set(SETTINGS)
+    assert values()["paths"]["state"] == Config().state_dir
+    assert f"ipc://{values()['paths']['sockets']}/engine.sock" == Config().endpoint
+
+
+def test_the_chart_sees_namespaces_that_come_later():
+    text = (CHART / "templates" / "daemonset.yaml").read_text()
+    assert re.search(r"mountPath: /run/netns\n\s+mountPropagation: HostToContainer", text)
+    assert values()["updateStrategy"]["rollingUpdate"]["maxSurge"] == 0
