@@ -32,6 +32,12 @@ def _number(value: object, least: int, most: int, where: str) -> None:
         raise InvalidValue(where, f"{value} is not between {least} and {most}")
 
 
+def _all_of(kind: type, values: tuple[object, ...], where: str) -> None:
+    for i, value in enumerate(values):
+        if not isinstance(value, kind):
+            raise InvalidValue(f"{where}[{i}]", f"must be a {kind.__name__}, not {type(value).__name__}")
+
+
 def _each_once(values: tuple[object, ...], where: str) -> None:
     seen = set()
     for i, value in enumerate(values):
@@ -102,6 +108,8 @@ class End:
             a if isinstance(a, Address) else Address(a, f"{dot}addresses[{i}]") for i, a in enumerate(addresses)
         )
         routes, neighbours = tuple(routes), tuple(neighbours)
+        _all_of(Route, routes, dot + "routes")
+        _all_of(Neighbour, neighbours, dot + "neighbours")
         if len(checked) > 1:
             _each_once(checked, dot + "addresses")
         everything: tuple[Address | Route | Neighbour, ...] = (*checked, *routes, *neighbours)

@@ -362,3 +362,18 @@ def test_any_text_is_a_mac_or_invalid(text):
         assert End("blue", "e0", mac=text).mac == text
     except InvalidValue as e:
         assert e.field == "mac"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("routes", "10.0.0.0/8"), ("neighbours", ("10.0.0.1", "02:00:00:00:00:01"))]
+)
+def test_a_route_or_neighbour_of_another_type_is_named_with_its_place(field, value):
+    with pytest.raises(InvalidValue) as caught:
+        End("blue", "eth0", where="b", **{field: [value]})
+    assert caught.value.field == f"b.{field}[0]"
+
+
+def test_rules_are_values():
+    rule = Rule(table=7, source="10.0.0.0/8", priority=5)
+    assert rule == Rule(table=7, source="10.0.0.0/8", priority=5) == pickle.loads(pickle.dumps(rule))
+    assert len({rule, Rule(table=7, source="10.0.0.0/8", priority=5), Rule(table=8)}) == 2

@@ -132,8 +132,26 @@ cdef class Rule:
     def family(self):
         return 6 if self.fam == AF_INET6 else 4
 
+    def _key(self):
+        return self.table, self.source, self.to, self.priority, self.fwmark, self.iif, self.family
+
+    def __hash__(self):
+        return hash(self._key())
+
+    def __eq__(self, other):
+        if not isinstance(other, Rule):
+            return NotImplemented
+        return self._key() == other._key()
+
+    def __reduce__(self):
+        return _rule, self._key()
+
     def __repr__(self):
         return f"Rule(priority={self.priority}, source={self.source!r}, to={self.to!r}, table={self.table})"
+
+
+def _rule(table, source, to, priority, fwmark, iif, family):
+    return Rule(table=table, source=source, to=to, priority=priority, fwmark=fwmark, iif=iif, family=family)
 
 
 cdef unsigned long whole_number(value, unsigned long least, unsigned long most, str field) except? 0xdead:
