@@ -6,10 +6,11 @@ there again it is made again, any number of times.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from fastnl.netns import Identity, canonical
-from fastnl_engine.model import Record
+from fastnl_engine.model import Record, connection_of
 from fastnl_engine.watch.namespaces import UNKNOWN, Namespaces
 
 
@@ -65,17 +66,22 @@ class Upkeep:
 
 def ends_of(record: Record) -> tuple[str, ...]:
     """The references of the ends, in their order."""
-    connection = record.connection
-    ends = [connection.a.netns]
-    if connection.b is not None:
-        ends.append(connection.b.netns)
-    return tuple(canonical(r) for r in ends)
+    return _references(record.spec)[0]
 
 
 def references_of(record: Record) -> tuple[str, ...]:
     """Every namespace that a connection needs, but the engine's own, which cannot go."""
-    connection = record.connection
-    references = set(ends_of(record))
+    return _references(record.spec)[1]
+
+
+@functools.lru_cache(maxsize=512)
+def _references(spec: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    connection = connection_of(spec)
+    ends = [canonical(connection.a.netns)]
+    if connection.b is not None:
+        ends.append(canonical(connection.b.netns))
+    needed = dict.fromkeys(ends)
     if connection.vxlan is not None:
-        references.add(canonical(connection.vxlan.underlay))
-    return tuple(references - {""})
+        needed[canonical(connection.vxlan.underlay)] = None
+    needed.pop("", None)
+    return tuple(ends), tuple(needed)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import select
 from collections.abc import Iterator
@@ -73,6 +74,7 @@ def split(reference: str) -> tuple[str, str]:
     return kind, value
 
 
+@functools.lru_cache(maxsize=8192)
 def canonical(reference: str) -> str:
     """One spelling for each way to say the same: "name:blue" becomes "blue"."""
     kind, value = split(reference)
