@@ -43,7 +43,6 @@ class Rest:
 class Ledger:
     """Every end that is up, by the reference of its namespace; kept by the gateway's thread."""
 
-    strict: bool = False
     ends: dict[str, dict[tuple[str, int], Watched]] = field(default_factory=dict)
     _where: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -72,7 +71,7 @@ class Ledger:
             self.ends.setdefault(end.netns, {})[id_, n] = watched
 
     def _rest(self, end: fastnl.End) -> Rest | None:
-        if not (self.strict or end.ipv6 or end.routes or end.neighbours):
+        if not (end.ipv6 or end.routes or end.neighbours):
             return None
         return Rest(
             frozenset(a.text for a in end.addresses),
@@ -173,10 +172,6 @@ class Audit:
             where = f"{'ab'[w.end]}: interface {w.ifname!r}"
             if missing:
                 wrong.setdefault(w.id, (w, f"{where}: {sorted(missing)[0]} is missing"))
-            elif self._ledger.strict:
-                foreign = {a for a in addresses - w.rest.addresses if not a.startswith("fe80:")}
-                if foreign:
-                    wrong.setdefault(w.id, (w, f"{where}: address {sorted(foreign)[0]} is not ours"))
 
 
 WORDS = {

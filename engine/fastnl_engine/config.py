@@ -32,10 +32,8 @@ class Config:
     log_level          debug, info, warning or error
     http               HOST:PORT for /metrics, /livez and /readyz; "" for none
     roles              who may do what, see fastnl_engine.auth; root and the engine's own user may do everything
-    file_prefixes      folders that `file:` references may point into; none given: any
     resync             at a start "adopt" takes over what matches, "recreate" makes everything anew
     audit              seconds between looks at whether somebody changed our interfaces; 0: never
-    strict             take foreign addresses off our interfaces
     """
 
     endpoint: str = ENDPOINT
@@ -47,10 +45,8 @@ class Config:
     log_level: str = "info"
     http: str = ""
     roles: dict[str, list[str]] = field(default_factory=dict)
-    file_prefixes: list[str] = field(default_factory=list)
     resync: str = "adopt"
     audit: int = 4
-    strict: bool = False
 
     @property
     def state_file(self) -> Path:
@@ -99,11 +95,6 @@ def _typed(name: str, value: Any, kind: str, where: str) -> Any:
             return False
     elif kind == "int" and isinstance(value, str) and value.isascii() and value.isdigit():
         return int(value)
-    elif kind == "list[str]" and isinstance(value, str):
-        return [part for part in value.split(",") if part]
-    elif kind == "list[str]":
-        if _is_list_of_text(value):
-            return value
     elif kind.startswith("dict"):
         if isinstance(value, dict) and all(_is_list_of_text(v) for v in value.values()):
             return value

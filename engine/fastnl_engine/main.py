@@ -78,11 +78,10 @@ def run(config: Config) -> None:
     gateway = Gateway(config, make_engine)
     audit = None
     try:
-        _resume(gateway.engine, store, records, intents)
+        _resume(gateway.engine, store, records, intents, recreate=config.resync == "recreate")
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, lambda *_: gateway.stop())
         log.info("serving", endpoint=config.endpoint)
-        gateway.engine.ledger.strict = config.strict
         audit = Audit(host, gateway.engine.ledger, config.audit, gateway.engine.broken) if config.audit else None
         gateway.serve()
     finally:
@@ -105,9 +104,11 @@ def _probe(host: fastnl.Host) -> None:
         ) from e
 
 
-def _resume(engine: Engine, store: Store, records: Sequence[Record], intents: Sequence[Intent]) -> None:
+def _resume(
+    engine: Engine, store: Store, records: Sequence[Record], intents: Sequence[Intent], *, recreate: bool
+) -> None:
     """Takes up where the last engine of this state stopped."""
-    findings = reconcile.resume(engine.host, records, intents)
+    findings = reconcile.resume(engine.host, records, intents, recreate=recreate)
     known = {record.id: record for record in records}
     store.settle([Outcome(intent.id, known.get(intent.id)) for intent in intents])
     lost = {record.id: reason for record, reason in findings.lost}

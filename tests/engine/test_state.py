@@ -95,6 +95,19 @@ def test_after_a_restart_everything_is_adopted_and_nothing_was_touched(engine, c
     assert "adopted=11 made_again=0 orphans_removed=0" in engine.log
 
 
+def test_with_resync_recreate_everything_is_made_anew_at_a_start(engine, client, jobs, blue, red):
+    before = {row["id"]: row["a"]["ifindex"] for row in client.list()}
+    engine.stop()
+    engine.env["FASTNL_RESYNC"] = "recreate"
+    engine.start()
+    again = engine.client()
+    assert eventually(lambda: all(row["state"] == "up" for row in again.list()))
+    after = {row["id"]: row["a"]["ifindex"] for row in again.list()}
+    assert after.keys() == before.keys()
+    assert not set(after.values()) & set(before.values())
+    assert all(v["ok"] for v in again.verify())
+
+
 def test_what_was_acknowledged_is_never_lost_by_kill_9(engine, netns):
     """Killed at a random moment under load: what was answered is so, and nothing is there without a record."""
     rooms = netns.many(8)

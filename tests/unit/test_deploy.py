@@ -114,7 +114,7 @@ def test_the_sample_shows_every_setting_with_its_default(tmp_path):
     text = (DEPLOY / "systemd" / "engine.toml").read_text()
     shown = dict(re.findall(r"^# (\w+) = (.*?)(?:[ ]+#.*)?$", text, re.MULTILINE))
     assert set(shown) - {"viewer"} == set(SETTINGS) - {"roles"}
-    examples = ("http", "file_prefixes")  # off unless given
+    examples = ("http",)  # off unless given
     file = tmp_path / "engine.toml"
     file.write_text("\n".join(f"{k} = {v}" for k, v in shown.items() if k in SETTINGS and k not in examples))
     assert load(str(file), {}, {}) == Config()
