@@ -57,6 +57,7 @@ class Engine:
             [
                 sys.executable, "-c", "from fastnl_engine.main import main; main()",
                 "--endpoint", endpoint, "--events", events, "--state-dir", str(self._folder / "state"),
+                "--instance", f"bench{self._together}",
             ],
             stdout=self._log, stderr=subprocess.STDOUT,
         )  # fmt: skip

@@ -11,7 +11,7 @@ A recording is made of 32-bit numbers in this machine's byte order.  `list(x)` i
     recording  magic, list(batch)
     batch      list(descriptor, path), list(tour)           namespaces in ascending order of descriptors
     tour       threads, list(visit)
-    visit      descriptor, list(path of a file), list(bytes of a datagram)
+    visit      descriptor, list(path of a file under FILES), list(bytes of a datagram)
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from fastnl._nl import Tour, Visit
 from fastnl.netns import RUN_NETNS
 
 MAGIC = 0x31524C46
+FILES = "/proc/sys/net/ipv6/conf/"
 NLM_F_ACK = 4
 
 
@@ -55,7 +56,7 @@ class Recorder:
     def _visit(self, visit: Visit) -> bytes:
         if visit.failure or visit.file_errors or any(err for _, _, err in visit.states()):
             raise ValueError("a run with errors cannot be replayed")
-        files = [_path(path) for _, path in visit.files()]
+        files = [_path(path.removeprefix(FILES)) for _, path in visit.files()]
         datagrams = [b""]
         for message, (_, sent, _) in zip(visit.messages(), visit.states(), strict=True):
             if not sent:

@@ -65,7 +65,7 @@ def datagrams() -> dict[str, Variant]:
 
 # what is varied, in which shapes, and how many pairs a call
 STUDIES: dict[str, tuple[Callable[[], dict[str, Variant]], tuple[str, ...], int]] = {
-    "addresses": (addresses, ("star",), 256),
+    "addresses": (addresses, ("star", "dense"), 256),
     "ipv6": (ipv6, ("star", "dense"), 256),
     "threads": (threads, ("spread", "mesh"), 64),
     "datagrams": (datagrams, ("spread", "star"), 64),

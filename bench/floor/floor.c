@@ -34,6 +34,7 @@
 #include <unistd.h>
 
 #define MAGIC 0x31524c46 /* "FLR1" */
+#define FILES "/proc/sys/net/ipv6/conf"
 #define MAX_THREADS 64
 
 struct chunk {
@@ -254,13 +255,19 @@ static int enter(const struct stop *s)
 
 static void write_files(const struct stop *s)
 {
+	int folder;
+
+	if (!s->n_files)
+		return;
+	folder = open(FILES, O_PATH | O_CLOEXEC);
 	for (uint32_t i = 0; i < s->n_files; i++) {
-		int fd = open(s->files[i], O_WRONLY | O_CLOEXEC);
+		int fd = openat(folder, s->files[i], O_WRONLY | O_CLOEXEC);
 
 		if (fd < 0 || write(fd, "1", 1) != 1)
-			die("%s: %s", s->files[i], strerror(errno));
+			die("%s/%s: %s", FILES, s->files[i], strerror(errno));
 		close(fd);
 	}
+	close(folder);
 }
 
 /* Reads answers until the last message's; errors of earlier ones come before it. */
