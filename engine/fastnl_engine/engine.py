@@ -248,8 +248,11 @@ class Engine:
         m.unwritten.set(self.pipeline.unwritten)
 
     def stop(self) -> None:
-        """Ends the threads; every cycle must have finished."""
+        """Ends the threads after the cycles that are on their way, and books those."""
         self.pipeline.stop()
+        for cycle in self.pipeline.take():
+            self._finish(cycle)
+        self.pipeline.close()
         self.upkeep.namespaces.close()
 
 
@@ -273,7 +276,9 @@ def judge(action: Action) -> Outcome | None:
         if result.wired is None:
             return Outcome(job.id, Record(job.id, action.spec, "pending", reason=error.message, since=time.time()))
     elif job.op == "retry":
-        return Outcome(job.id, Record(job.id, action.spec, "failed", error=error.as_dict(), since=time.time()))
+        # what a mending could not take away is still there, and ours
+        left = result.wired.places if result.wired else ()
+        return Outcome(job.id, Record(job.id, action.spec, "failed", left, error=error.as_dict(), since=time.time()))
     if action.verb == "create":
         return Outcome(job.id, old)
     assert old is not None
@@ -284,7 +289,8 @@ def judge(action: Action) -> Outcome | None:
     if result.wired is None:
         # the change failed and could not be taken back: nothing is in the kernel any more
         return Outcome(job.id, Record(job.id, old.spec, "failed", error=error.as_dict(), since=time.time()))
-    return Outcome(job.id, Record(job.id, old.spec, "up", result.wired.places, since=old.since))
+    same = Record(job.id, old.spec, old.state, result.wired.places, old.reason, old.error, old.since)
+    return Outcome(job.id, same)
 
 
 def result_of(action: Action, record: Record | None) -> dict[str, Any]:

@@ -112,6 +112,7 @@ class Gateway:
         self._asked.put(None)
         self._asker.join()
         self.engine.stop()
+        self._send_answers()
         self._router.close()
         self.events.close()
         self._context.term()

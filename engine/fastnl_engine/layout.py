@@ -168,6 +168,11 @@ def _fit(points: Sequence[Point], links: Sequence[Sequence[int]], radii: Sequenc
     wanted = sum(radii[a] + radii[b] + REACH * crowd for a in range(count) for b in links[a])
     have = sum(math.dist(points[a], points[b]) for a in range(count) for b in links[a])
     scale = wanted / have if have else 1.0
+    if crowd > 1:
+        # short edges would heap everything up, and it takes long to push a heap apart
+        left, top, right, bottom = _bounds([(0.0, 0.0)] * count, points)
+        boxes = sum((2 * r + GAP) ** 2 for r in radii)
+        scale = max(scale, math.sqrt(0.8 * boxes / max(1.0, (right - left) * (bottom - top))))
     return [(x * scale, y * scale) for x, y in points]
 
 
@@ -244,11 +249,11 @@ def _springs(points: list[Point], links: Sequence[Sequence[int]], radii: Sequenc
     count = len(points)
     pairs = [(a, b) for a in range(count) for b in links[a] if a < b]
     ideal = REACH + 2 * sum(radii) / count
-    rounds = max(20, min(200, 100_000 // count))
+    rounds = max(12, min(200, 60_000 // count))
     xs, ys = [p[0] for p in points], [p[1] for p in points]
     for n in range(rounds):
         fx, fy = [0.0] * count, [0.0] * count
-        for a, b in _near(xs, ys, 3 * ideal, everything=count <= 150):
+        for a, b in _near(xs, ys, 2 * ideal, everything=count <= 150):
             dx, dy = xs[a] - xs[b], ys[a] - ys[b]
             room = REACH + radii[a] + radii[b]
             push = room * room / (dx * dx + dy * dy + 1.0)
@@ -299,6 +304,7 @@ def _apart(points: list[Point], sizes: Sequence[Size], gap: float) -> list[Point
     """Moves boxes until none covers another, each by as little as possible."""
     xs, ys = [p[0] for p in points], [p[1] for p in points]
     reach = max(max(w, h) for w, h in sizes) + gap
+    patience = 10 if len(xs) < 500 else 4
     for turn in range(400):
         moved = False
         for a, b in _near(xs, ys, reach, everything=len(xs) <= 60):
@@ -318,7 +324,7 @@ def _apart(points: list[Point], sizes: Sequence[Size], gap: float) -> list[Point
                 ys[b] -= step
         if not moved:
             break
-        if turn % 10 == 9:  # too tight to be solved in place
+        if turn % patience == patience - 1:  # too tight to be solved in place
             xs, ys = [x * 1.04 for x in xs], [y * 1.04 for y in ys]
     return list(zip(xs, ys, strict=True))
 

@@ -85,6 +85,8 @@ def run(config: Config) -> None:
         audit = Audit(host, gateway.engine.ledger, config.audit, gateway.engine.broken) if config.audit else None
         gateway.serve()
     finally:
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, signal.SIG_IGN)  # it is stopping as it is
         if audit is not None:
             audit.stop()
         gateway.close()

@@ -93,15 +93,19 @@ class Pipeline:
         return all(thread.is_alive() for thread in self._threads)
 
     def wake(self) -> None:
-        os.eventfd_write(self.wakeup, 1)
+        if self.wakeup >= 0:
+            os.eventfd_write(self.wakeup, 1)
 
     def stop(self) -> None:
-        """Ends both threads after what they have in hand."""
-        self._to_kernel.put(None)
-        self._to_store.put(None)
+        """Ends both threads after what they have in hand; `take` has the cycles that they finished last."""
+        # the word goes the way that a cycle goes, behind all of them
+        self._to_store.put(("stop", Cycle([])))
         for thread in self._threads:
             thread.join()
-        os.close(self.wakeup)
+
+    def close(self) -> None:
+        fd, self.wakeup = self.wakeup, -1
+        os.close(fd)
 
     def _store_main(self) -> None:
         while True:
@@ -115,7 +119,9 @@ class Pipeline:
                 return
             step, cycle = job
             cycle.passed("waiting")
-            if step == "intend":
+            if step == "stop":
+                self._to_kernel.put(None)
+            elif step == "intend":
                 self._intend(cycle)
                 cycle.passed("intent")
                 self._to_kernel.put(cycle)
@@ -165,3 +171,4 @@ class Pipeline:
                 self._executor.run(cycle.actions)
             cycle.passed("kernel")
             self._to_store.put(("settle", cycle))
+        self._to_store.put(None)

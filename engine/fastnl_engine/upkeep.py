@@ -49,7 +49,11 @@ class Upkeep:
 
     def _changed(self, reference: str, who: Identity | None) -> None:
         for record in list(self._records.get(reference, {}).values()):
-            self._check(record, reference, who)
+            if record.state == "up" and reference not in ends_of(record) and who != UNKNOWN:
+                # an underlay has no place of its own to compare with: that it changed is enough
+                self._suspend(record, f"vxlan.underlay: namespace {reference!r} went or is another one than before")
+            else:
+                self._check(record, reference, who)
 
     def _check(self, record: Record, reference: str, who: Identity | None) -> None:
         if who == UNKNOWN:
@@ -60,6 +64,8 @@ class Upkeep:
                     what = "is gone" if who is None else "is another one than before"
                     self._suspend(record, f"{'ab'[n]}.netns: namespace {reference!r} {what}")
                     return
+            if who is None:
+                self._suspend(record, f"vxlan.underlay: namespace {reference!r} is gone")
         elif who is not None and all(self.namespaces.watch(r) not in (None, UNKNOWN) for r in references_of(record)):
             self._retry(record)
 

@@ -272,7 +272,7 @@ def _after_collision(host: Host, collided: list[tuple[_Item, Problem]]) -> list[
     for item, end, visit in visits:
         rows = visit.rows()
         if rows and item.error is None:
-            item.error = name_in_use(item.connection, end, rows[0].kind)
+            item.error = name_in_use(item.connection, end, rows[0])
     again = []
     for item, problem in collided:
         if item.error is not None:
@@ -337,3 +337,7 @@ def _check_still_there(handles: Handles, items: list[_Item]) -> None:
             if item.error is None and end.netns in lost:
                 field = f"{'ab'[n]}.netns"
                 item.error = NetnsGone(f"{field}: namespace {end.netns!r} went away meanwhile", field=field)
+        underlay = item.connection.underlay if isinstance(item.connection, Vxlan) else ""
+        if item.error is None and underlay in lost:
+            field = "vxlan.underlay"
+            item.error = NetnsGone(f"{field}: namespace {underlay!r} went away meanwhile", field=field)

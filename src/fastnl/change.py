@@ -25,9 +25,9 @@ def in_place(old: Connection, new: Connection) -> bool:
         o.netns != n.netns or o.queues != n.queues for o, n in zip(old.ends, new.ends, strict=True)
     ):
         return False
-    if isinstance(old, Vxlan) and isinstance(new, Vxlan):
-        # only the end and the MTU of a VXLAN can change while it lives
-        return replace(old, a=new.a, mtu=new.mtu) == new
+    # only the end and the MTU of a VXLAN can change while it lives
+    if isinstance(old, Vxlan) and isinstance(new, Vxlan) and replace(old, a=new.a, mtu=new.mtu) != new:
+        return False
     # an MTU, MAC or queue length that is no longer asked for has no value to go back to
     return not any(
         (_mtu(o, old) is not None and _mtu(n, new) is None)
@@ -117,6 +117,8 @@ def _alter(host: Host, handles: Handles, changes: Sequence[tuple[Wired, Connecti
 
 def _only_anew(old: Connection, found: Problem) -> bool:
     """Whether the kernel refuses for a reason that a new interface would not have."""
+    if found.errno == errno.ENODEV:
+        return True  # somebody deleted the interface
     if found.phase == Phase.CHANGE:
         return found.errno == errno.EBUSY  # before 6.2 an interface that is up cannot be renamed
     # IPv6 is off on an end that was made without it in a crowd
@@ -134,7 +136,7 @@ def _sets_what_was_left_open(old: Connection, new: Connection, end: int) -> bool
 
 def _change_error(new: Connection, found: Problem) -> FastnlError:
     if found.errno == errno.EEXIST and found.phase == Phase.CHANGE:
-        return name_in_use(new, found.end, "")
+        return name_in_use(new, found.end)
     return explain(new, found)
 
 
@@ -382,7 +384,7 @@ def _carry(
         if problem.errno == 0:
             return InternalError("the kernel's answer to a move was lost", phase="move")
         if problem.phase == Phase.MOVE and problem.errno == errno.EEXIST:
-            error: FastnlError = name_in_use(new, end, "")
+            error: FastnlError = name_in_use(new, end)
             error.phase = "move"
             return error
         return explain(new if problem.phase != Phase.MOVE else old, problem)

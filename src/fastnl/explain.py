@@ -6,7 +6,7 @@ import errno
 import os
 from typing import Any
 
-from fastnl._nl import Phase, Problem
+from fastnl._nl import LinkRow, Phase, Problem
 from fastnl.errors import FastnlError, KernelError, NameInUse, NoPermission, VniInUse
 from fastnl.links import Connection, Vxlan
 
@@ -101,12 +101,16 @@ def explain(connection: Connection, problem: Problem) -> FastnlError:
     return KernelError(f"{message}; {hint}" if hint else message, **details)
 
 
-def name_in_use(connection: Connection, end: int, kind: str) -> NameInUse:
-    """An interface that is not ours has the name; it is left alone."""
+def name_in_use(connection: Connection, end: int, row: LinkRow | None = None) -> NameInUse:
+    """An interface that this connection did not make has the name; it is left alone.  `row`: that interface."""
     e = connection.ends[end]
+    what = ""
+    if row is not None and row.alias.startswith("fastnl/"):
+        what = f" (made by fastnl, alias {row.alias!r})"
+    elif row is not None:
+        what = f" ({row.kind or 'physical or loopback'}); fastnl never touches what it did not make"
     return NameInUse(
-        f"{'ab'[end]}.ifname: namespace {e.netns!r} has an interface {e.ifname!r} already"
-        f" ({kind or 'physical or loopback'}); fastnl never touches what it did not make",
+        f"{'ab'[end]}.ifname: namespace {e.netns!r} has an interface {e.ifname!r} already{what}",
         errno=errno.EEXIST,
         phase="create",
         field=f"{'ab'[end]}.ifname",

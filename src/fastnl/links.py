@@ -112,6 +112,8 @@ class End:
         _all_of(Neighbour, neighbours, dot + "neighbours")
         if len(checked) > 1:
             _each_once(checked, dot + "addresses")
+        if len(neighbours) > 1:
+            _each_once(tuple(n.ip for n in neighbours), dot + "neighbours")
         everything: tuple[Address | Route | Neighbour, ...] = (*checked, *routes, *neighbours)
         ipv6 = any(x.family == 6 for x in everything)
         if ipv6 and mtu is not None and mtu < 1280:

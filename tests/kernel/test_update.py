@@ -276,10 +276,16 @@ def test_ipv6_comes_to_an_end_that_was_made_without_it_in_a_crowd(host, netns):
     assert ping("blue", "fd00::2")
 
 
-def test_what_is_gone_cannot_be_updated(host, wired, netns):
-    assert host.disconnect([wired])[0].changed
+def test_what_somebody_deleted_is_made_anew_as_it_is_wanted_now(host, wired):
+    subprocess.run(["ip", "-n", "blue", "link", "del", wired.connection.a.ifname], check=True)
     [result] = host.update([(wired, Veth(a(mac=MAC, mtu=1400, txqlen=1000), b(mac=PEER)))])
-    assert isinstance(result.error, KernelError)
+    assert result.ok
+    assert result.wired.places != wired.places
+    [row] = ip_json("blue", "link", "show", wired.connection.a.ifname)
+    assert (row["mtu"], row["address"], row["ifindex"]) == (1400, MAC, result.wired.places[0].ifindex)
+
+
+def test_in_a_namespace_that_is_another_one_now_nothing_is_updated(host, wired, netns):
     netns.let_go("red")
     netns.make("red")
     [result] = host.update([(wired, Veth(a(mac=MAC, mtu=1400, txqlen=1000), b(mac=PEER)))])

@@ -88,7 +88,10 @@ def routes(draw):
 @st.composite
 def ends(draw, netns="blue", most=65535):
     listed = draw(st.lists(addresses, max_size=4, unique_by=lambda a: Address(a).text))
-    routed, reached = draw(st.lists(routes(), max_size=3)), draw(st.lists(neighbours, max_size=3))
+    routed, reached = (
+        draw(st.lists(routes(), max_size=3)),
+        draw(st.lists(neighbours, max_size=3, unique_by=lambda n: n.ip)),
+    )
     ipv6 = any(x.family == 6 for x in (*map(Address, listed), *routed, *reached))
     return End(
         netns,

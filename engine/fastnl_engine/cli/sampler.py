@@ -156,7 +156,9 @@ def scrape(url: str) -> Series:
     """Raises OSError when nobody answers, ValueError for what is no list of metrics."""
     from prometheus_client.parser import text_string_to_metric_families
 
-    with urllib.request.urlopen(url, timeout=2) as answer:
+    # the engine is near; no proxy is
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(url, timeout=2) as answer:
         text = answer.read().decode()
     return {
         (s.name, tuple(sorted(s.labels.items()))): s.value
