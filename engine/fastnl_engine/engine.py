@@ -196,7 +196,8 @@ class Engine:
         error = action.result.error if action.result is not None else None
         waits = new is not None and new.state == "pending"
         failed = error is not None and not waits
-        self.metrics.items.labels(action.verb, error.code if error is not None else "ok").inc()
+        result = "pending" if waits else error.code if error is not None else "ok"
+        self.metrics.items.labels(action.verb, result).inc()
         if error is not None:
             self._reclaim(action)
             if error.errno:
@@ -209,14 +210,18 @@ class Engine:
         before, after = old.state if old else None, new.state if new else None
         if action.verb == "mend" and not failed:
             self.metrics.mends.inc()
-            self._on_event("mended", {"id": id_, "state": after, "was": before, "reason": action.job.reason})
+            self._tell("mended", {"id": id_, "state": after, "was": before, "reason": action.job.reason})
         elif after != before or (action.verb in ("update", "move") and not failed):
             fields: dict[str, Any] = {"id": id_, "state": after, "was": before}
             if new is not None and new.reason:
                 fields["reason"] = new.reason
             if error is not None and not waits:
                 fields["error"] = error.as_dict()
-            self._on_event(after or "removed", fields)
+            self._tell(after or "removed", fields)
+
+    def _tell(self, event: str, fields: dict[str, Any]) -> None:
+        self.metrics.events.inc()
+        self._on_event(event, fields)
 
     def _reclaim(self, action: Action) -> None:
         """Claims are as the record has them, whatever was planned and did not come true."""

@@ -49,7 +49,8 @@ def resume(host: Host, records: Sequence[Record], intents: Sequence[Intent], *, 
     unfinished = {i.id for i in intents}
     seen = look(host, _references(records, intents))
     findings = Findings()
-    keep: dict[str, set[int]] = {reference: set() for reference in seen}
+    # by namespace and not by reference: two references may name one namespace
+    keep: set[tuple[Identity, int]] = set()
     for record in records:
         if record.state != "up":
             continue
@@ -65,16 +66,9 @@ def resume(host: Host, records: Sequence[Record], intents: Sequence[Intent], *, 
         findings.adopted.append(record)
         wired = record.wired()
         host.count(wired, 1)
-        for end, place in zip(wired.connection.ends, wired.places, strict=True):
-            keep[end.netns].add(place.ifindex)
+        keep |= {(place.netns, place.ifindex) for place in wired.places}
     findings.orphans = _sweep_orphans(host, seen, keep)
     return findings
-
-
-def flush(host: Host, records: Sequence[Record], intents: Sequence[Intent]) -> int:
-    """Removes every interface that this instance ever made, wherever we may have left one; how many."""
-    seen = look(host, _references(records, intents))
-    return _sweep_orphans(host, seen, {reference: set() for reference in seen})
 
 
 def _references(records: Iterable[Record], intents: Iterable[Intent]) -> set[str]:
@@ -164,7 +158,7 @@ def mismatch(host: Host, record: Record, seen: dict[str, Seen]) -> str:
     return ""
 
 
-def _sweep_orphans(host: Host, seen: dict[str, Seen], keep: dict[str, set[int]]) -> int:
+def _sweep_orphans(host: Host, seen: dict[str, Seen], keep: set[tuple[Identity, int]]) -> int:
     """Deletes what is ours and belongs to no record that is up; how many interfaces."""
     count = 0
     with Handles() as handles:
@@ -172,7 +166,7 @@ def _sweep_orphans(host: Host, seen: dict[str, Seen], keep: dict[str, set[int]])
         for reference, there in seen.items():
             for index in there.links:
                 # what this very process made since it began is no orphan
-                if index in keep[reference] or host.has_given(index):
+                if (there.identity, index) in keep or host.has_given(index):
                     continue
                 try:
                     fd = handles.open(reference)

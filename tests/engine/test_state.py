@@ -95,6 +95,21 @@ def test_after_a_restart_everything_is_adopted_and_nothing_was_touched(engine, c
     assert "adopted=11 made_again=0 orphans_removed=0" in engine.log
 
 
+def test_a_namespace_named_in_two_ways_is_adopted_through_both(engine, netns):
+    netns.make("blue2")
+    netns.make("red2")
+    jobs = [
+        pair(f"two{n}", end(reference, f"e{n}"), end("red2", f"e{n}"))
+        for n, reference in enumerate(("blue2", "file:/run/netns/blue2"))
+    ]
+    assert all(r["ok"] for r in engine.client().connect(jobs))
+    before = seen("blue2", "red2")
+    engine.kill()
+    engine.start()
+    assert seen("blue2", "red2") == before
+    assert all(v["ok"] for v in engine.client().verify())
+
+
 def test_with_resync_recreate_everything_is_made_anew_at_a_start(engine, client, jobs, blue, red):
     before = {row["id"]: row["a"]["ifindex"] for row in client.list()}
     engine.stop()

@@ -108,9 +108,10 @@ class Namespaces:
         touched |= {r for r, (when, _) in self._soon.items() if when <= now}
         if now >= self._next_poll:
             self._next_poll = now + POLL
+            # also those that a watch covers from now on: they may have come before it
+            touched |= self._uncovered
             for reference in list(self._uncovered):
                 self._place_watch(reference)
-            touched |= self._uncovered
         if now >= self._next_audit:
             self._next_audit = now + AUDIT
             touched |= {r for r, who in self._known.items() if not _same_file(r, who)}
