@@ -44,7 +44,7 @@ class Move:
     """Takes one end (0: a, 1: b) of a wired connection to another namespace.
 
     mode "move" moves the interface itself, which keeps its MAC, index and counters and costs milliseconds;
-    "recreate" makes the connection anew with the end in its new place, a hundred times faster.
+    "recreate" makes the connection anew with the end in its new place, which waits for far less.
     """
 
     wired: Wired
