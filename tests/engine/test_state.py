@@ -95,6 +95,30 @@ def test_after_a_restart_everything_is_adopted_and_nothing_was_touched(engine, c
     assert "adopted=11 made_again=0 orphans_removed=0" in engine.log
 
 
+def test_what_is_in_the_kernel_at_a_stop_is_finished_answered_and_remembered(engine, netns):
+    """Real moves cost milliseconds each, so the stop comes while a cycle of them is under way."""
+    for name in ("here", "there", "far"):
+        netns.make(name)
+    raw = engine.raw()
+    count = 40
+    raw.ask(
+        id=1, op="connect", connections=[pair(f"s{n}", end("here", f"e{n}"), end("far", f"e{n}")) for n in range(count)]
+    )
+    assert raw.reply()["ok"]
+    before = {row["ifname"]: row["ifindex"] for row in ip_json("here", "link") if row["ifname"] != "lo"}
+    raw.ask(id=2, op="move", moves=[{"id": f"s{n}", "end": "a", "netns": "there"} for n in range(count)])
+    assert eventually(lambda: len(ip_json("there", "link")) > 2)
+    assert engine.stop() == 0
+    reply = raw.reply()
+    assert reply["id"] == 2
+    engine.start()
+    moved = {r["id"] for r in reply["results"] if r["ok"]}
+    after = {row["ifname"]: row["ifindex"] for row in ip_json("there", "link") if row["ifname"] != "lo"}
+    assert {f"s{name[1:]}" for name in after} == moved
+    assert after.items() <= before.items()
+    assert "made_again=0 orphans_removed=0" in engine.log
+
+
 def test_a_namespace_named_in_two_ways_is_adopted_through_both(engine, netns):
     netns.make("blue2")
     netns.make("red2")
