@@ -17,7 +17,7 @@ demo: setup  ## wires real namespaces together and pings across them
 test: setup lint  ## the whole suite, against the real kernel (root)
 	$(VENV)/python -m pytest $(ARGS)
 
-test-asan: setup  ## reader, builders and gateway under AddressSanitizer
+test-asan: setup  ## reader, builders and a part of the kernel tests under AddressSanitizer
 	tests/asan.sh
 
 bench: setup  ## the figures of docs/performance.md
