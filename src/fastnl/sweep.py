@@ -24,7 +24,7 @@ from fastnl.wired import Result, Wired
 if TYPE_CHECKING:
     from fastnl.batch import Host
 
-THREADS = 64  # namespaces swept at a time: their rcu_barriers overlap outside the kernel's lock
+THREADS = 256  # namespaces swept at a time: their rcu_barriers overlap outside the lock; one waits for nobody else
 GONE = (errno.ENODEV, errno.EADDRNOTAVAIL, errno.ESRCH)
 
 K = TypeVar("K", bound=Hashable)

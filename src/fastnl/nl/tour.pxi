@@ -536,8 +536,8 @@ cdef class Tour:
         """
         cdef Trip t
         cdef Visit v
-        cdef pthread_t running[64]
-        cdef int i, started = 0, err = 0, wanted = max(1, min(threads, 64, <int>len(self._visits)))
+        cdef pthread_t running[256]
+        cdef int i, started = 0, err = 0, wanted = max(1, min(threads, 256, <int>len(self._visits)))
         if not self._visits:
             return
         memset(&t, 0, sizeof(t))
