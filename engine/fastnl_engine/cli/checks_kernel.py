@@ -197,7 +197,7 @@ def namespaces(machine: Machine) -> Iterator[Check]:
 
 
 def threads(machine: Machine) -> Iterator[Check]:
-    """Deletes in many namespaces run on up to 32 threads at a time, beside the engine's own."""
+    """Deletes in many namespaces run on up to 256 threads at a time; fewer do the same work."""
     room: dict[str, float] = {}
     running = machine.text("/proc/loadavg").partition("/")[2].split()
     if running and running[0].isdigit():
@@ -219,7 +219,7 @@ def threads(machine: Machine) -> Iterator[Check]:
     found = f"{tightest} leaves room for {int(left) if left != float('inf') else 'any number'} ({machine.whose})"
     if left < 48:
         yield Check("threads", "fail", found, "raise it (systemd: TasksMax=, containers: --pids-limit); 48 are needed")
-    elif left < 256:
+    elif left < 288:
         yield Check("threads", "warn", found, "raise it (systemd: TasksMax=, containers: --pids-limit)")
     else:
         yield Check("threads", "ok", found)
