@@ -13,17 +13,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import resource
 import shutil
 import signal
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from rich.console import Console
 from rich.progress import Progress
@@ -62,6 +64,7 @@ def main() -> None:
     options = _options()
     signal.alarm(options.seconds + 45)  # whatever hangs; all that was made goes with this process and its children
     begin = time.monotonic()
+    lock = _alone()  # noqa: F841  held until the end
     isolate()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -89,6 +92,17 @@ def main() -> None:
     console.print(_verdicts(targets(shapes, building)))
     _write(options.out, facts, shapes, building, options.pairs)
     console.print(f"every round: {os.path.relpath(options.out)}; {time.monotonic() - begin:.0f} s")
+
+
+def _alone() -> TextIO:
+    """Two measurements at once would disturb each other; exits when there is one already."""
+    OUT.mkdir(exist_ok=True)
+    file = (OUT / "lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit("another `make bench` of this checkout is at work")
+    return file
 
 
 def _options() -> argparse.Namespace:
