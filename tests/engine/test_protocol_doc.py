@@ -28,7 +28,8 @@ PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 # of these only the type is compared: they differ from run to run, or are words for people
 VARIES = {
     "ifindex", "since", "time", "run", "uptime", "message", "reason", "version", "ext_ack", "rx_packets", "tx_packets",
-    "rx_bytes", "tx_bytes", "n", "newest", "cycles",
+    # what is sent before the other end's carrier is seen counts as dropped
+    "rx_bytes", "tx_bytes", "rx_dropped", "tx_dropped", "n", "newest", "cycles",
 }  # fmt: skip
 # what the kernel can is not ours to say
 VARIES |= {"veth", "vxlan", "dummy", "ipv6", "born_by_target_name", "live_rename", "stable_id", "cookie", "pidfd_netns",
