@@ -23,6 +23,7 @@ from fastnl.errors import (
     CallerError,
     Conflict,
     FastnlError,
+    IfnameNotFound,
     InternalError,
     InvalidValue,
     KernelError,
@@ -32,7 +33,7 @@ from fastnl.errors import (
     NoPermission,
     VniInUse,
 )
-from fastnl.links import Address, Connection, End, Neighbour, Route, Rule, Veth, Vxlan
+from fastnl.links import Address, Connection, Device, End, Neighbour, Route, Rule, Veth, Vxlan
 from fastnl.wired import Move, Place, Result, Wired
 
 __all__ = [
@@ -40,9 +41,11 @@ __all__ = [
     "CallerError",
     "Conflict",
     "Connection",
+    "Device",
     "End",
     "FastnlError",
     "Host",
+    "IfnameNotFound",
     "InternalError",
     "InvalidValue",
     "KernelError",

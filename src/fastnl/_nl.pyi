@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, final
 
 from typing_extensions import Buffer
 
-from fastnl.links import End, Veth, Vxlan
+from fastnl.links import Device, End, Veth, Vxlan
 
 # -- names and values ------------------------------------------------------------------------------
 
@@ -89,6 +89,7 @@ class Route:
     table    routing table, 0: main (254)
     source   preferred source address
     onlink   take `via` as reachable on this link though no address covers it
+    scope    "global", "site", "link" or "host", of an IPv4 route; None: "link" without a next hop, else "global"
 
     Host bits of `to` are cleared.  Equal and hashable by value.  Raises InvalidValue, naming `field`.
     Source: inet_rtm_newroute in net/ipv4/fib_frontend.c, inet6_rtm_newroute in net/ipv6/route.c.
@@ -103,6 +104,7 @@ class Route:
         table: int = 0,
         source: str | None = None,
         onlink: bool = False,
+        scope: str | None = None,
         field: str = "route",
     ) -> None: ...
     @property
@@ -122,9 +124,11 @@ class Route:
         """As given: 0 stands for main."""
     @property
     def onlink(self) -> bool: ...
+    @property
+    def scope(self) -> str | None: ...
     def __hash__(self) -> int: ...
     def __eq__(self, other: object) -> bool: ...
-    def __reduce__(self) -> tuple[Any, tuple[str, str | None, int, int, str | None, bool]]: ...
+    def __reduce__(self) -> tuple[Any, tuple[str, str | None, int, int, str | None, bool, str | None]]: ...
 
 @final
 class Rule:
@@ -338,6 +342,51 @@ def netns_identity(fd: int) -> tuple[int, int]:
     in one boot: ioctl NS_GET_ID (6.18, fs/nsfs.c), or 0 where the kernel has none.  Raises OSError.
     """
 
+class Glances:
+    """Interfaces of one namespace as they have to be, to be looked at again and again by look_around.
+
+    path      of the namespace, opened anew each time, so that it is not held
+    identity  as netns_identity has it; another one is not looked at
+    careful   as in open_netns
+    """
+
+    def __init__(self, path: str, identity: tuple[int, int], careful: bool = True) -> None: ...
+    def add(
+        self, item: int, index: int, name: str, mtu: int = 0, address: Address | None = None, up: bool = True
+    ) -> None:
+        """An interface that has to be there, by that name, with an MTU (0: any) and an IPv4 address (None: any).
+
+        It has to be up, unless `up` is false: then that does not matter.
+
+        `item` comes back with what was found to differ.  An interface may be added several times, to look for
+        several addresses; IPv6 addresses are not looked for.
+        """
+
+    @property
+    def seen(self) -> bool:
+        """Whether the last look found the namespace there, and the one that it has to be."""
+
+    def changed(self) -> list[tuple[int, str]]:
+        """(item, what) of what differed at the last look: "gone", "renamed", "down", "mtu" or "address"."""
+
+def look_around(sites: list[Glances]) -> None:
+    """Has a look at every Glances of a list; one that is in two lists at a time is the caller's mistake.
+
+    Raises OSError when no thread can be made for it.
+    """
+
+def make_tap(ns_fd: int, name: str, index: int) -> int:
+    """Makes a persistent TAP device, down, in an open namespace with the index given; errno, 0: done.
+
+    EBUSY or EEXIST: there is an interface of that name or index; ENOENT: the kernel has no /dev/net/tun.
+    """
+
+def set_checksums(ns_fd: int, name: str, rx: bool | None, tx: bool | None) -> int:
+    """Leaves checksums to the interface (True), to the kernel (False), or as they are (None); errno, 0: done.
+
+    EOPNOTSUPP: the interface cannot do otherwise.
+    """
+
 def new_netns(target: str | None = None) -> int:
     """A new, empty network namespace as a descriptor; with `target`, an existing file, it is bind-mounted there too.
 
@@ -416,6 +465,8 @@ class Visit:
 
         Source: vxlan_newlink in drivers/net/vxlan/vxlan_core.c.
         """
+    def lone(self, item: int, device: Device, ns_fd: int, index: int, group: int = 0) -> None:
+        """Creates a Device of kind "dummy", "bridge" or "vrf" in `ns_fd` with the index given."""
     def device(
         self,
         item: int,
@@ -433,8 +484,11 @@ class Visit:
 
         addrconf_disable_ipv6, net/ipv6/addrconf.c.  Not possible with /proc/sys read-only; see file_errors.
         """
-    def bring_up(self, item: int, end: int, index: int, alias: str | None, addr_gen_mode: int = -1) -> None:
-        """Alias, IPv6 mode (-1: leave it) and administratively up.
+    def bring_up(
+        self, item: int, end: int, index: int, alias: str | None, addr_gen_mode: int = -1, *,
+        up: bool = True, group: int = 0, master: int = 0,
+    ) -> None:  # fmt: skip
+        """Alias, IPv6 mode (-1: leave it), group and master (0: leave it) and, with `up`, administratively up.
 
         The mode needs a message of its own before the one that brings the interface up: within one message
         the kernel works on the flags first (do_setlink), and the second end of a pair, which has a carrier
@@ -500,8 +554,9 @@ class Visit:
         group: int | None = None,
         txqlen: int | None = None,
         addr_gen_mode: int = -1,
+        master: int | None = None,
     ) -> None:
-        """Sets what is given and leaves the rest (do_setlink, net/core/rtnetlink.c).
+        """Sets what is given and leaves the rest (do_setlink, net/core/rtnetlink.c); master 0: none.
 
         `name` renames, which costs a grace period and is refused with EBUSY for an interface that is up
         before Linux 6.2.  `alias` "" removes the alias.  Raises InvalidValue for a MAC that is none.
@@ -534,12 +589,6 @@ class Visit:
         """Deletes one interface by name; names are reused, an index is the safer handle."""
 
     # asking; each raises ValueError in a visit that does not ask
-    def glance(self, item: int, index: int, name: str, mtu: int = ..., address: Address | None = ...) -> None:
-        """Looks whether an interface still has its name, is up, and has the MTU and IPv4 address if given."""
-
-    def changed(self) -> list[tuple[int, str]]:
-        """(item, what) of every glance that found something else: "gone", "renamed", "down", "mtu", "address"."""
-
     def get_link(self, item: int, index: int = 0, name: str | None = None, stats: bool = False) -> None:
         """Asks for one interface by index or name; ENODEV if there is none."""
     def dump_links(self, item: int = 0, stats: bool = False) -> None:

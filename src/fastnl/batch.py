@@ -12,7 +12,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from fastnl import birth, change, features, sweep
@@ -20,7 +20,7 @@ from fastnl._nl import AddrRow, LinkRow, NeighRow, RouteRow, RuleRow, Tour
 from fastnl.errors import InvalidValue
 from fastnl.links import Connection, End
 from fastnl.netns import Handles, Identity
-from fastnl.wired import Move, Result, Wired
+from fastnl.wired import Move, Place, Result, Wired
 
 __all__ = ["Host", "Move", "Result", "Wired", "group_of"]
 
@@ -90,15 +90,16 @@ class Host:
                 out += change.update(self, handles, changes[at : at + CHUNK])
         return out
 
-    def mend(self, wired: Sequence[Wired]) -> list[Result]:
+    def mend(self, wired: Sequence[Wired], *, strict: bool = False) -> list[Result]:
         """Makes connections again what they were, after somebody changed or deleted their interfaces.
 
-        In place where the interfaces are still there; else by making the connection anew.
+        In place where the interfaces are still there; else by making the connection anew.  strict: addresses
+        that were not asked for are removed.
         """
         out: list[Result] = []
         for at in range(0, len(wired), CHUNK):
             with Handles() as handles:
-                out += change.mend(self, handles, wired[at : at + CHUNK])
+                out += change.mend(self, handles, wired[at : at + CHUNK], strict)
         return out
 
     def move(self, moves: Sequence[Move]) -> list[Result]:
@@ -169,10 +170,10 @@ class Host:
         """How many ends of ours a namespace holds, as far as this Host knows."""
         return self._population[who]
 
-    def count(self, wired: Wired, step: Literal[1, -1]) -> None:
-        """Books a connection that came (1) or went (-1) in the population of its namespaces."""
+    def count(self, places: Iterable[Place], step: Literal[1, -1]) -> None:
+        """Books the ends of a connection that came (1) or went (-1) in the population of their namespaces."""
         with self._lock:
-            for place in wired.places:
+            for place in places:
                 self._population[place.netns] += step
                 if self._population[place.netns] <= 0:
                     del self._population[place.netns]

@@ -6,8 +6,8 @@ import errno
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fastnl import sweep
-from fastnl._nl import Phase, Problem, Tour, Visit
+from fastnl import found, sweep
+from fastnl._nl import Phase, Problem, Tour, Visit, make_tap
 from fastnl.errors import (
     Conflict,
     FastnlError,
@@ -18,8 +18,10 @@ from fastnl.errors import (
     NoPermission,
 )
 from fastnl.explain import explain, name_in_use
-from fastnl.links import Connection, End, Vxlan
+from fastnl.links import MASTERS, Connection, Device, End, Vxlan
 from fastnl.netns import Handles
+from fastnl.offload import offload
+from fastnl.reach import not_there, open_end, open_named
 from fastnl.wired import Place, Result, Wired
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ TRIES = 3  # of a create whose index was taken or whose answer was lost
 class _Item:
     """One connection on its way into the kernel."""
 
-    __slots__ = ("connection", "created", "error", "fds", "indexes", "lower", "sender", "tries")
+    __slots__ = ("connection", "created", "error", "fds", "indexes", "lower", "masters", "sender", "tries")
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -44,6 +46,7 @@ class _Item:
         self.indexes: tuple[int, ...] = ()
         self.sender = -1
         self.lower = 0
+        self.masters: tuple[int, ...] = (0,) * len(connection.ends)
         self.error: FastnlError | None = None
         self.created = False
         self.tries = 0
@@ -60,17 +63,45 @@ def create(
     unable = _unable(host) if connections else None
     if unable is not None:
         return [Result(error=unable, changed=False) for _ in connections]
+    if any(c.found for c in connections):
+        return _with_found(host, handles, connections, indexes, ids)
     items = [_Item(c) for c in connections]
     _open(host, handles, items, ids if ids is not None else set())
     for i, item in enumerate(items):
         if item.error is None:
             item.indexes = indexes[i] if indexes is not None else host.take_indexes(len(item.connection.ends))
-    waiting = [item for item in items if item.error is None]
-    while waiting:
-        waiting = _attempt(host, handles, waiting)
+    # masters first, so that a port of one may be in the same batch
+    for master in (True, False):
+        wave = [item for item in items if item.error is None and _is_master(item.connection) is master]
+        find_masters(host, wave)
+        waiting = [item for item in wave if item.error is None]
+        while waiting:
+            waiting = _attempt(host, handles, waiting)
+        _offload([item for item in wave if item.error is None])
     _check_still_there(handles, items)
     _undo(host, handles, [item for item in items if item.error is not None and item.created])
     return [_result(host, handles, item) for item in items]
+
+
+def _with_found(
+    host: Host,
+    handles: Handles,
+    connections: Sequence[Connection],
+    indexes: Sequence[tuple[int, ...]] | None,
+    ids: set[str] | None,
+) -> list[Result]:
+    """A batch in which some interfaces are there already."""
+    there = [n for n, c in enumerate(connections) if c.found]
+    made = [n for n, c in enumerate(connections) if not c.found]
+    ids = ids if ids is not None else set()
+    chosen = [indexes[n] for n in made] if indexes is not None else None
+    results = dict(zip(made, create(host, handles, [connections[n] for n in made], chosen, ids), strict=True))
+    results |= zip(there, found.take(host, handles, [connections[n] for n in there], ids), strict=True)
+    return [results[n] for n in range(len(connections))]
+
+
+def _is_master(connection: Connection) -> bool:
+    return connection.kind in MASTERS
 
 
 def _unable(host: Host) -> FastnlError | None:
@@ -89,27 +120,12 @@ def _result(host: Host, handles: Handles, item: _Item) -> Result:
     if item.error is not None:
         return Result(error=item.error, changed=False)
     wired = Wired(item.connection, _places(handles, item))
-    host.count(wired, 1)
+    host.count(wired.places, 1)
     return Result(wired=wired)
 
 
 def _places(handles: Handles, item: _Item) -> tuple[Place, ...]:
     return tuple(Place(i, handles.identity(fd)) for i, fd in zip(item.indexes, item.fds, strict=True))
-
-
-def open_end(handles: Handles, end: End, field: str) -> int:
-    """The namespace of an end; an error names the end."""
-    return open_named(handles, end.netns, field + ".netns")
-
-
-def open_named(handles: Handles, reference: str, field: str) -> int:
-    try:
-        return handles.open(reference)
-    except FastnlError as e:
-        problem = e.problem if isinstance(e, InvalidValue) else e.message
-        if isinstance(e, InvalidValue):
-            raise InvalidValue(field, problem) from None
-        raise type(e)(f"{field}: {problem}", errno=e.errno, field=field) from None
 
 
 def _open(host: Host, handles: Handles, items: list[_Item], ids: set[str]) -> None:
@@ -177,8 +193,60 @@ def _find_lower(host: Host, items: list[_Item]) -> None:
             item.error = InvalidValue(field, f"{mtu} is more than fits through {connection.dev!r}, {most}")
 
 
+def items_of(connections: Sequence[Connection], fds: Sequence[tuple[int, ...]]) -> list[_Item]:
+    items = [_Item(c) for c in connections]
+    for item, at in zip(items, fds, strict=True):
+        item.fds = at
+    return items
+
+
+def find_masters(host: Host, items: Sequence[_Item]) -> None:
+    """Indexes of the masters of ends that are ports, asked for by name in the namespaces of the ends."""
+    asking = [item for item in items if any(end.master for end in item.connection.ends)]
+    if not asking:
+        return
+    tour = Tour(len(asking))
+    visits: dict[int, Visit] = {}
+    for n, item in enumerate(asking):
+        for end, fd in zip(item.connection.ends, item.fds, strict=True):
+            if end.master:
+                if fd not in visits:
+                    visits[fd] = tour.visit(fd, asks=True)
+                visits[fd].get_link(n, name=end.master)
+    host.run(tour)
+    there = {fd: {row.ifname: row.ifindex for row in visit.rows()} for fd, visit in visits.items()}
+    for item in asking:
+        masters = []
+        for n, (end, fd) in enumerate(zip(item.connection.ends, item.fds, strict=True)):
+            masters.append(there[fd].get(end.master, 0) if end.master else 0)
+            if end.master and not masters[-1]:
+                item.error = not_there(f"{'ab'[n]}.master", end.netns, end.master)
+        item.masters = tuple(masters)
+
+
+def _make_taps(items: Sequence[_Item]) -> None:
+    for item in items:
+        if item.connection.kind == "tap" and item.error is None:
+            err = make_tap(item.fds[0], item.connection.ends[0].ifname, item.indexes[0])
+            item.created = not err
+            if err in (errno.EEXIST, errno.EBUSY, errno.EINVAL):  # EINVAL: it is there, and no TAP
+                item.error = name_in_use(item.connection, 0)
+            elif err:
+                problem = Problem(0, Phase.CREATE, 0, 0, err, "", 0, False)
+                item.error = explain(item.connection, problem)
+
+
+def _offload(items: Sequence[_Item]) -> None:
+    """Who computes checksums, where something was said about it."""
+    for item in items:
+        for n, (end, fd) in enumerate(zip(item.connection.ends, item.fds, strict=True)):
+            item.error = item.error or offload(fd, end, "ab"[n])
+
+
 def _attempt(host: Host, handles: Handles, items: list[_Item]) -> list[_Item]:
     """One tour for the items; those to try again come back."""
+    _make_taps(items)
+    items = [item for item in items if item.error is None]
     again = any(item.tries for item in items)
     # one message a datagram is one answer at a time: that many cannot be lost
     tour = Tour(len(items), datagram_messages=1) if again else Tour(len(items))
@@ -188,7 +256,10 @@ def _attempt(host: Host, handles: Handles, items: list[_Item]) -> list[_Item]:
         visit = senders.get(item.sender)
         if visit is None:
             visit = senders[item.sender] = tour.visit(item.sender)
-        if isinstance(item.connection, Vxlan):
+        if isinstance(item.connection, Device):
+            if item.connection.kind != "tap":
+                visit.lone(n, item.connection, item.fds[0], item.indexes[0], host.group)
+        elif isinstance(item.connection, Vxlan):
             visit.vxlan(n, item.connection, item.fds[0], item.indexes[0], item.lower, host.group)
         else:
             visit.veth(n, item.connection, item.fds[0], item.indexes[0], item.fds[1], item.indexes[1], host.group)
@@ -201,7 +272,7 @@ def _attempt(host: Host, handles: Handles, items: list[_Item]) -> list[_Item]:
                 visit = homes[fd] = tour.visit(fd)
                 crowds[fd] = host.population(handles.identity(fd))
             crowds[fd] += 1
-            furnish(host, visit, n, item.connection, end, item.indexes[end], crowds[fd])
+            furnish(host, visit, n, item.connection, end, item.indexes[end], crowds[fd], item.masters[end])
     for n, item in enumerate(items):
         for end, e in enumerate(item.connection.ends):
             if needs_carrier(e):
@@ -215,10 +286,13 @@ def needs_carrier(end: End) -> bool:
     return any(neighbour.state != "permanent" for neighbour in end.neighbours)
 
 
-def furnish(host: Host, visit: Visit, n: int, connection: Connection, end: int, index: int, crowd: int) -> None:
+def furnish(
+    host: Host, visit: Visit, n: int, connection: Connection, end: int, index: int, crowd: int, master: int = 0
+) -> None:
     """What an interface gets after it was created: marks, IPv6 mode, up, addresses, routes, permanent neighbours.
 
-    crowd: how many ends of ours the namespace holds, this one counted.
+    crowd: how many ends of ours the namespace holds, this one counted; master: index of the interface that it is
+    a port of, 0: none.
     """
     e = connection.ends[end]
     addr_gen_mode = -1
@@ -227,7 +301,14 @@ def furnish(host: Host, visit: Visit, n: int, connection: Connection, end: int, 
             visit.no_ipv6(n, e.ifname)
         else:
             addr_gen_mode = 1  # IN6_ADDR_GEN_MODE_NONE
-    visit.bring_up(n, end, index, host.alias(connection, end), addr_gen_mode)
+    group = 0
+    if connection.kind == "tap":
+        # made by ioctl, it is born with nothing but a name and an index
+        group = host.group
+        visit.change(n, index, end=end, mtu=e.mtu or connection.mtu, mac=e.mac, txqlen=e.txqlen)
+    visit.bring_up(
+        n, end, index, host.alias(connection, end), addr_gen_mode, up=e.up, group=group, master=master
+    )  # fmt: skip
     visit.furnish(n, end, index, e)
 
 

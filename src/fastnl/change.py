@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fastnl import birth, sweep
-from fastnl._nl import LinkRow, Phase, Problem, Tour, Visit
-from fastnl.errors import FastnlError, InternalError, NetnsGone
+from fastnl._nl import Address, AddrRow, LinkRow, Phase, Problem, Tour, Visit
+from fastnl.errors import FastnlError, InternalError, InvalidValue, NetnsGone
 from fastnl.explain import explain, name_in_use
 from fastnl.links import Connection, End, Veth, Vxlan
 from fastnl.netns import Handles
+from fastnl.offload import offload
+from fastnl.reach import open_end, open_named
 from fastnl.wired import Move, Place, Result, Wired
 
 if TYPE_CHECKING:
     from fastnl.batch import Host
+
+RT_SCOPE_LINK = 253  # include/uapi/linux/rtnetlink.h
 
 
 def in_place(old: Connection, new: Connection) -> bool:
@@ -25,14 +29,21 @@ def in_place(old: Connection, new: Connection) -> bool:
         o.netns != n.netns or o.queues != n.queues for o, n in zip(old.ends, new.ends, strict=True)
     ):
         return False
-    # only the end and the MTU of a VXLAN can change while it lives
-    if isinstance(old, Vxlan) and isinstance(new, Vxlan) and replace(old, a=new.a, mtu=new.mtu) != new:
+    # only the end and the MTU of these can change while they live
+    if not isinstance(old, Veth) and not isinstance(new, Veth) and replace(old, a=new.a, mtu=new.mtu) != new:
+        return False
+    # another name means another interface where it was found; a new master makes the interface come up anew
+    if any(
+        o.master != n.master or (old.found and o.ifname != n.ifname) for o, n in zip(old.ends, new.ends, strict=True)
+    ):
         return False
     # an MTU, MAC or queue length that is no longer asked for has no value to go back to
     return not any(
         (_mtu(o, old) is not None and _mtu(n, new) is None)
         or (o.mac is not None and n.mac is None)
         or (o.txqlen is not None and n.txqlen is None)
+        or (o.rx_checksum is not None and n.rx_checksum is None)
+        or (o.tx_checksum is not None and n.tx_checksum is None)
         # an IPv6 side does not go, nor come without a link-local address, while the interface lives
         or (o.ipv6 and not n.ipv6)
         or ((_mtu(o, old) or 1500) < 1280 <= (_mtu(n, new) or 1500))
@@ -104,7 +115,12 @@ def _alter(host: Host, handles: Handles, changes: Sequence[tuple[Wired, Connecti
         if results[n] is not None:
             continue
         if found is None:
-            results[n] = Result(wired=Wired(new, wired.places))
+            refused = _offload_anew(handles, wired, new)
+            if refused is None:
+                results[n] = Result(wired=Wired(new, wired.places))
+            else:
+                results[n] = Result(wired=wired, error=refused, changed=False)
+                back.append(n)
             continue
         back.append(n)
         if not _only_anew(wired.connection, found):
@@ -113,6 +129,15 @@ def _alter(host: Host, handles: Handles, changes: Sequence[tuple[Wired, Connecti
         was = {(fd, row.ifindex): row for fd, visit in looking.items() for row in visit.rows()}
         _take_back(host, handles, [changes[n] for n in back], was)
     return results
+
+
+def _offload_anew(handles: Handles, wired: Wired, new: Connection) -> FastnlError | None:
+    for n, (old, end, fd) in enumerate(zip(wired.connection.ends, new.ends, _reach(handles, wired), strict=True)):
+        if (old.rx_checksum, old.tx_checksum) != (end.rx_checksum, end.tx_checksum):
+            refused = offload(fd, end, "ab"[n])
+            if refused is not None:
+                return refused
+    return None
 
 
 def _only_anew(old: Connection, found: Problem) -> bool:
@@ -144,7 +169,7 @@ def _reach(handles: Handles, wired: Wired) -> tuple[int, ...]:
     """The open namespaces of a wired connection, each checked to be the one it was wired in."""
     fds = []
     for n, (end, place) in enumerate(zip(wired.connection.ends, wired.places, strict=True)):
-        fd = birth.open_end(handles, end, "ab"[n])
+        fd = open_end(handles, end, "ab"[n])
         if handles.identity(fd) != place.netns:
             field = f"{'ab'[n]}.netns"
             raise NetnsGone(f"{field}: {end.netns!r} means another namespace than before", field=field)
@@ -166,7 +191,7 @@ def _write_changes(host: Host, visit: Visit, n: int, end: int, wired: Wired, new
         if address not in w.addresses:
             visit.address(n, index, address, False, end, i, soft=True)
     mtu, alias = _mtu(w, new), host.alias(new, end)
-    if mtu != _mtu(o, old) or w.mac != o.mac or w.txqlen != o.txqlen or w.ifname != o.ifname:
+    if mtu != _mtu(o, old) or w.mac != o.mac or w.txqlen != o.txqlen or w.ifname != o.ifname or w.up != o.up:
         visit.change(
             n,
             index,
@@ -175,12 +200,14 @@ def _write_changes(host: Host, visit: Visit, n: int, end: int, wired: Wired, new
             mtu=mtu if mtu != _mtu(o, old) else None,
             mac=w.mac if w.mac != o.mac else None,
             txqlen=w.txqlen if w.txqlen != o.txqlen else None,
+            up=w.up if w.up != o.up else None,
         )
     if alias != host.alias(old, end):
         visit.change(n, index, end=end, alias=alias)
     # An address that goes takes the secondaries of its subnet along, and routes and neighbours that hung on
-    # it; a new MAC makes the kernel forget the neighbours.  So what stays is said again.
-    shaken = w.mac != o.mac or any(a not in w.addresses for a in o.addresses)
+    # it; a new MAC makes the kernel forget the neighbours, and what goes down its IPv6 addresses.  So what stays is
+    # said again.
+    shaken = w.mac != o.mac or w.up != o.up or any(a not in w.addresses for a in o.addresses)
     for i, address in enumerate(w.addresses):
         kept = address in o.addresses
         if not kept or shaken:
@@ -218,22 +245,29 @@ def _take_back(
 # -- mending ---------------------------------------------------------------------------------------
 
 
-def mend(host: Host, handles: Handles, wired: Sequence[Wired]) -> list[Result]:
+def mend(host: Host, handles: Handles, wired: Sequence[Wired], strict: bool) -> list[Result]:
     """See Host.mend."""
     tour = Tour(len(wired))
     visits: dict[int, Visit] = {}
     anew: list[int] = []
     results: dict[int, Result] = {}
+    reached: dict[int, tuple[int, ...]] = {}
     for n, w in enumerate(wired):
         try:
-            fds = _reach(handles, w)
+            reached[n] = _reach(handles, w)
         except FastnlError as e:
             results[n] = Result(wired=w, error=e, changed=False)
-            continue
+    foreign = _foreign_addresses(host, {n: (wired[n], fds) for n, fds in reached.items()}) if strict else {}
+    masters = _masters(host, {n: (wired[n], fds) for n, fds in reached.items()})
+    for n, fds in reached.items():
+        w = wired[n]
         for end, fd in enumerate(fds):
             if fd not in visits:
                 visits[fd] = tour.visit(fd)
-            _say_all_again(visits[fd], n, end, w)
+            # they go first: one of ours that is a secondary of theirs goes with it, and is said again
+            for address in foreign.get((fd, w.places[end].ifindex), ()):
+                visits[fd].address(n, w.places[end].ifindex, address, False, end, 0, soft=True)
+            _say_all_again(host, visits[fd], n, end, w, masters.get((n, end), 0))
     host.run(tour)
     broken = {problem.item for problem in tour.problems() if not problem.soft}
     for n, w in enumerate(wired):
@@ -245,11 +279,56 @@ def mend(host: Host, handles: Handles, wired: Sequence[Wired]) -> list[Result]:
     return [results[n] for n in range(len(wired))]
 
 
-def _say_all_again(visit: Visit, n: int, end: int, wired: Wired) -> None:
+def _foreign_addresses(
+    host: Host, ends: dict[int, tuple[Wired, tuple[int, ...]]]
+) -> dict[tuple[int, int], list[Address]]:
+    """The addresses that nobody asked for, by open namespace and index."""
+    tour = Tour(1, False)
+    wanted: dict[tuple[int, int], set[str]] = {}
+    questions: dict[int, Visit] = {}
+    for w, fds in ends.values():
+        for end, place, fd in zip(w.connection.ends, w.places, fds, strict=True):
+            if end.keep_addresses or w.connection.found:
+                continue
+            wanted[fd, place.ifindex] = {a.text for a in end.addresses}
+            if fd not in questions:
+                questions[fd] = tour.visit(fd, asks=True)
+                questions[fd].dump_addresses()
+    host.run(tour)
+    foreign: dict[tuple[int, int], list[Address]] = {}
+    for fd, question in questions.items():
+        for row in question.rows():
+            asked = wanted.get((fd, row.ifindex))
+            if asked is not None and is_foreign(row, asked):
+                foreign.setdefault((fd, row.ifindex), []).append(Address(row.address))
+    return foreign
+
+
+def is_foreign(row: AddrRow, asked: Container[str]) -> bool:
+    """Whether an address is neither one of those asked for nor the link-local one that the kernel gives itself."""
+    return row.address not in asked and row.scope != RT_SCOPE_LINK
+
+
+def _masters(host: Host, ends: dict[int, tuple[Wired, tuple[int, ...]]]) -> dict[tuple[int, int], int]:
+    """The indexes of masters, by item and end; those that are not there are left out."""
+    out: dict[tuple[int, int], int] = {}
+    for n, (w, fds) in ends.items():
+        items = birth.items_of([w.connection], [fds])
+        birth.find_masters(host, items)
+        out |= {(n, end): index for end, index in enumerate(items[0].masters) if index}
+    return out
+
+
+def _say_all_again(host: Host, visit: Visit, n: int, end: int, wired: Wired, master: int) -> None:
     """Everything that can be said of an interface that is there; what is so already changes nothing."""
-    e, index = wired.connection.ends[end], wired.places[end].ifindex
+    connection, index = wired.connection, wired.places[end].ifindex
+    e = connection.ends[end]
+    ours = not connection.found
+    if master:
+        visit.change(n, index, end=end, master=master)
     visit.change(
-        n, index, end=end, name=e.ifname, mtu=_mtu(e, wired.connection), mac=e.mac, txqlen=e.txqlen, up=True
+        n, index, end=end, name=e.ifname if ours else None, mtu=_mtu(e, connection), mac=e.mac, txqlen=e.txqlen,
+        up=e.up, alias=host.alias(connection, end) if ours else None, group=host.group if ours else None,
     )  # fmt: skip
     for i, address in enumerate(e.addresses):
         visit.address(n, index, address, True, end, i, soft=True)
@@ -287,9 +366,9 @@ def _out_of_reach(handles: Handles, changes: Sequence[tuple[Wired, Connection]])
     for n, (wired, new) in enumerate(changes):
         try:
             for i, end in enumerate(new.ends):
-                birth.open_end(handles, end, "ab"[i])
+                open_end(handles, end, "ab"[i])
             if isinstance(new, Vxlan):
-                birth.open_named(handles, new.underlay, "vxlan.underlay")
+                open_named(handles, new.underlay, "vxlan.underlay")
         except FastnlError as e:
             results[n] = Result(wired=wired, error=e, changed=False)
     return results
@@ -325,10 +404,15 @@ def move(host: Host, handles: Handles, moves: Sequence[Move]) -> list[Result]:
 def elsewhere(m: Move) -> Connection:
     """The connection with one end in its new namespace.  Raises InvalidValue."""
     old = m.wired.connection
+    if old.found:
+        raise InvalidValue("id", f"{old.id!r} is an interface that somebody else made, which stays where it is")
     e = old.ends[m.end]
+    if e.master and m.mode == "move":
+        raise InvalidValue("mode", f"a port of {e.master!r} cannot be moved, only made anew")
     moved = End(
         m.netns, e.ifname, e.addresses, mac=e.mac, mtu=e.mtu, routes=e.routes, neighbours=e.neighbours,
-        queues=e.queues, txqlen=e.txqlen, where="ab"[m.end],
+        queues=e.queues, txqlen=e.txqlen, up=e.up, master=e.master, rx_checksum=e.rx_checksum,
+        tx_checksum=e.tx_checksum, keep_addresses=e.keep_addresses, where="ab"[m.end],
     )  # fmt: skip
     if isinstance(old, Veth):
         return replace(old, a=moved) if m.end == 0 else replace(old, b=moved)
@@ -339,7 +423,7 @@ def _move(host: Host, handles: Handles, m: Move, new: Connection) -> Result:
     wired = m.wired
     try:
         source = _reach(handles, wired)[m.end]
-        target = birth.open_end(handles, new.ends[m.end], "ab"[m.end])
+        target = open_end(handles, new.ends[m.end], "ab"[m.end])
     except FastnlError as e:
         return Result(wired=wired, error=e, changed=False)
     index = there = wired.places[m.end].ifindex
@@ -354,8 +438,8 @@ def _move(host: Host, handles: Handles, m: Move, new: Connection) -> Result:
         places = list(wired.places)
         places[m.end] = Place(there, handles.identity(target))
         moved = Wired(new, tuple(places))
-        host.count(wired, -1)
-        host.count(moved, 1)
+        host.count(wired.places, -1)
+        host.count(moved.places, 1)
         return Result(wired=moved)
     if error.phase == "move":
         return Result(wired=wired, error=error, changed=False)

@@ -6,6 +6,7 @@
             Conflict            two things in one request, or a request and what is there, exclude each other
             NetnsNotFound       a namespace that is not there or is none
             NetnsGone           a namespace that went away while it was being used
+            IfnameNotFound      an interface that somebody else has to make is not there
             NameInUse           an interface of that name is there already
             VniInUse            a VXLAN of that VNI and port has its tunnel in that namespace already
             NoPermission        the process lacks a capability
@@ -87,6 +88,12 @@ class NetnsNotFound(CallerError):
 
 class NetnsGone(CallerError):
     code = "netns_gone"
+
+
+class IfnameNotFound(CallerError):
+    """An interface that somebody else has to make is not there."""
+
+    code = "ifname_not_found"
 
 
 class NameInUse(CallerError):

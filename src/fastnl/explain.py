@@ -44,6 +44,8 @@ HINTS = {
     ): "the neighbour table is full of learned entries: raise net.ipv4.neigh.default.gc_thresh3",
     (Phase.CREATE, errno.EOPNOTSUPP): "this kernel has no driver of that kind; load the module",
     (Phase.CREATE, errno.ENOBUFS): "the kernel is out of memory or of interface numbers",
+    (Phase.CREATE, errno.ENOENT): "there is no /dev/net/tun here; load the module tun",
+    (Phase.CREATE, errno.ENODEV): "the kernel has no TAP devices; load the module tun",
     (Phase.UP, errno.EADDRINUSE): "another program has the UDP port of the tunnel",
     (Phase.UP, errno.EADDRNOTAVAIL): "the tunnel's local address is not an address of the underlay",
     (Phase.UP, errno.ENODEV): "somebody deleted the interface meanwhile",

@@ -2,6 +2,7 @@
 
     Veth(a=End("blue", "eth0", ["10.0.0.1/24"]), b=End("red", "eth0", ["10.0.0.2/24"]))
     Vxlan(a=End("blue", "vx0", ["10.9.0.1/24"]), vni=42, local="192.0.2.1", remote="192.0.2.2")
+    Device("dummy", End("blue", "d0", ["10.8.0.1/32"]))
 
 Text is taken for addresses and turned into Address values, so mistakes show where they are made:
 InvalidValue carries the path of the field.
@@ -16,7 +17,7 @@ from typing import Literal
 from fastnl._nl import Address, Neighbour, Route, Rule, mac_problem, name_problem
 from fastnl.errors import InvalidValue
 
-__all__ = ["Address", "Connection", "End", "Neighbour", "Route", "Rule", "Veth", "Vxlan"]
+__all__ = ["Address", "Connection", "Device", "End", "Neighbour", "Route", "Rule", "Veth", "Vxlan"]
 
 MIN_MTU = 68  # ETH_MIN_MTU, include/uapi/linux/if_ether.h
 MAX_MTU = 65535  # ETH_MAX_MTU
@@ -58,6 +59,10 @@ class End:
     routes, neighbours   through this interface
     queues      transmit and receive queues
     txqlen      length of the transmit queue, packets; None: the kernel's default
+    keep_addresses   addresses that others gave it are as good as those asked for
+    up          whether it is up; what is down has no routes and no neighbours
+    master      name of the interface in the same namespace, a VRF or a bridge, that it becomes a port of
+    rx_checksum, tx_checksum   whether checksums are left to the interface (ethtool -K); None: as the kernel has it
 
     `where` is put before the names of fields in errors.
     """
@@ -71,6 +76,11 @@ class End:
     neighbours: tuple[Neighbour, ...] = ()
     queues: int = 1
     txqlen: int | None = None
+    up: bool = True
+    master: str | None = None
+    rx_checksum: bool | None = None
+    tx_checksum: bool | None = None
+    keep_addresses: bool = False
     where: str = field(default="", repr=False, compare=False)
     ipv6: bool = field(default=False, init=False, repr=False, compare=False)
 
@@ -86,6 +96,11 @@ class End:
         neighbours: Iterable[Neighbour] = (),
         queues: int = 1,
         txqlen: int | None = None,
+        up: bool = True,
+        master: str | None = None,
+        rx_checksum: bool | None = None,
+        tx_checksum: bool | None = None,
+        keep_addresses: bool = False,
         where: str = "",
     ) -> None:
         dot = where and where + "."
@@ -104,6 +119,12 @@ class End:
             _number(queues, 1, 4096, dot + "queues")
         if txqlen is not None:
             _number(txqlen, 0, (1 << 31) - 1, dot + "txqlen")
+        if master is not None:
+            problem = name_problem(master)
+            if not problem and master == ifname:
+                problem = "an interface cannot be its own master"
+            if problem:
+                raise InvalidValue(dot + "master", problem)
         checked = tuple(
             a if isinstance(a, Address) else Address(a, f"{dot}addresses[{i}]") for i, a in enumerate(addresses)
         )
@@ -114,6 +135,9 @@ class End:
             _each_once(checked, dot + "addresses")
         if len(neighbours) > 1:
             _each_once(tuple(n.ip for n in neighbours), dot + "neighbours")
+        if not up and (routes or neighbours):
+            what = "routes" if routes else "neighbours"
+            raise InvalidValue(dot + what, "an interface that is down has none")
         everything: tuple[Address | Route | Neighbour, ...] = (*checked, *routes, *neighbours)
         ipv6 = any(x.family == 6 for x in everything)
         if ipv6 and mtu is not None and mtu < 1280:
@@ -128,6 +152,11 @@ class End:
         put(self, "neighbours", neighbours)
         put(self, "queues", queues)
         put(self, "txqlen", txqlen)
+        put(self, "up", up)
+        put(self, "master", master)
+        put(self, "rx_checksum", rx_checksum)
+        put(self, "tx_checksum", tx_checksum)
+        put(self, "keep_addresses", keep_addresses)
         put(self, "where", where)
         put(self, "ipv6", ipv6)
 
@@ -169,6 +198,7 @@ class Veth:
         return (self.a, self.b)
 
     kind = "veth"
+    found = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +252,7 @@ class Vxlan:
     localbypass: bool | None = None
 
     kind = "vxlan"
+    found = False
 
     def __post_init__(self) -> None:
         if self.id:
@@ -306,4 +337,60 @@ class Vxlan:
         return (self.a,)
 
 
-Connection = Veth | Vxlan
+DEVICES = ("dummy", "bridge", "vrf", "tap", "loopback", "existing")
+MASTERS = ("bridge", "vrf")
+FOUND = ("loopback", "existing")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One interface in a namespace that leads nowhere else.
+
+    kind    "dummy"; "bridge", and "vrf" with the `table` of its routes, whose ports are the ends that name it as
+            their master; "tap", a persistent TAP device that a program opens by name; "loopback", the `lo` of the
+            namespace; "existing", any other interface that somebody else made
+
+    The last two are found and not made: they get what their End says, and lose that again in the end.
+    """
+
+    kind: str
+    a: End
+    id: str = ""
+    mtu: int | None = None
+    table: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in DEVICES:
+            raise InvalidValue("kind", f"{self.kind!r} is none of {', '.join(DEVICES)}")
+        if self.id:
+            _check_id(self.id)
+        if self.mtu is not None:
+            _number(self.mtu, MIN_MTU, MAX_MTU, "mtu")
+            if self.mtu < 1280 and self.a.ipv6 and self.a.mtu is None:
+                raise InvalidValue("mtu", f"{self.mtu}: IPv6 needs an MTU of at least 1280")
+        if self.kind == "vrf":
+            if self.table is None:
+                raise InvalidValue("vrf.table", "a VRF needs the table of its routes")
+            _number(self.table, 1, 0xFFFFFFFF, "vrf.table")
+        elif self.table is not None:
+            raise InvalidValue("vrf", f"a {self.kind} has no table")
+        if self.kind in MASTERS and self.a.master is not None:
+            raise InvalidValue("a.master", f"a {self.kind} cannot be a port of another interface")
+        if self.kind == "loopback" and self.a.ifname != "lo":
+            raise InvalidValue("a.ifname", f"the loopback interface is called 'lo', not {self.a.ifname!r}")
+        if self.kind == "loopback" and not self.a.up:
+            raise InvalidValue("a.up", "a loopback interface that is down breaks its namespace")
+        if self.found and self.a.queues != 1:
+            raise InvalidValue("a.queues", "an interface that is there has the queues that it has")
+
+    @property
+    def ends(self) -> tuple[End, ...]:
+        return (self.a,)
+
+    @property
+    def found(self) -> bool:
+        """Whether somebody else made it, so that it is neither created nor deleted."""
+        return self.kind in FOUND
+
+
+Connection = Veth | Vxlan | Device

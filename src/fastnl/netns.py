@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from fastnl import fence
 from fastnl._nl import netns_identity, new_netns, open_netns
 from fastnl.errors import FastnlError, InvalidValue, KernelError, NetnsNotFound, NoPermission
 
@@ -83,9 +84,30 @@ def canonical(reference: str) -> str:
     return f"{kind}:{value}" if kind else ""
 
 
-def open_reference(reference: str) -> int:
+def check_fence(reference: str, field: str = "netns") -> None:
+    """Raises InvalidValue, with the field, for a reference to a file that may not be opened whatever it is."""
+    if reference.startswith("file:") and fence.fenced():
+        try:
+            fence.place(reference.removeprefix("file:"))
+        except InvalidValue as e:
+            raise InvalidValue(field, e.problem) from None
+
+
+def path_of(reference: str) -> str | None:
+    """Where the namespace can be opened; None for what has to be searched for.
+
+    Behind the path of a process may be another one by now, so whoever opens it has to compare identities.
+    """
+    kind, value = split(reference)
+    if kind == "pid":
+        return f"/proc/{value}/ns/net"
+    return {"": "/proc/self/ns/net", "name": f"{RUN_NETNS}/{value}", "file": value}.get(kind)
+
+
+def open_reference(reference: str, *, fenced: bool = True) -> int:
     """The namespace as a descriptor; the caller closes it.
 
+    fenced=False opens files that the fence (see fastnl.fence) keeps out, too: only to clean up behind it.
     Raises InvalidValue, NetnsNotFound (with what to do) or NoPermission.
     """
     kind, value = split(reference)
@@ -95,6 +117,8 @@ def open_reference(reference: str) -> int:
         "file": value,
     }.get(kind)
     try:
+        if kind == "file" and fenced and fence.fenced():
+            return _open_fenced(value)
         if path is not None:
             return open_netns(path, careful=kind == "file")
         if kind == "pid":
@@ -106,7 +130,10 @@ def open_reference(reference: str) -> int:
 
 def _not_found(reference: str, kind: str, value: str, e: OSError) -> FastnlError:
     if e.errno in (errno.EACCES, errno.EPERM):
-        return NoPermission(f"namespace {reference!r}: {e.strerror}; root or CAP_SYS_PTRACE is needed", errno=e.errno)
+        # of another user's process the kernel shows the namespace to who may trace it; a folder is another matter
+        traced = kind in ("pid", "inode") or value.startswith("/proc/")
+        needed = "CAP_SYS_PTRACE" if traced else "CAP_DAC_READ_SEARCH, or a path whose folders are open to all,"
+        return NoPermission(f"namespace {reference!r}: {e.strerror}; {needed} is needed", errno=e.errno)
     if e.errno in (errno.EMFILE, errno.ENFILE):
         return KernelError(f"namespace {reference!r}: {e.strerror}; raise the limit of open files", errno=e.errno)
     if e.errno == errno.EINVAL:
@@ -122,6 +149,16 @@ def _not_found(reference: str, kind: str, value: str, e: OSError) -> FastnlError
     else:
         why = e.strerror or str(e)
     return NetnsNotFound(f"namespace {reference!r}: {why}", errno=e.errno or 0)
+
+
+def _open_fenced(path: str) -> int:
+    look = fence.open_inside(path)
+    try:
+        return open_netns(f"/proc/self/fd/{look}")
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, path) from None
+    finally:
+        os.close(look)
 
 
 def _open_pid(pid: int) -> int:
@@ -176,7 +213,8 @@ class Handles:
     References that mean one namespace share one descriptor.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, fenced: bool = True) -> None:
+        self._fenced = fenced
         self._fds: dict[str, int] = {}
         self._failed: dict[str, FastnlError] = {}
         self._who: dict[int, Identity] = {}
@@ -199,7 +237,7 @@ class Handles:
         if reference in self._failed:
             raise self._failed[reference]
         try:
-            fd = open_reference(reference)
+            fd = open_reference(reference, fenced=self._fenced)
         except FastnlError as e:
             self._failed[reference] = e
             raise

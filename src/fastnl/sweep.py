@@ -14,8 +14,9 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from fastnl import found
 from fastnl._nl import Phase, Problem, Tour, Visit
-from fastnl.errors import FastnlError, KernelError, NetnsNotFound
+from fastnl.errors import FastnlError, InvalidValue, KernelError, NetnsNotFound
 from fastnl.explain import explain
 from fastnl.links import End
 from fastnl.netns import Handles, Identity
@@ -70,6 +71,12 @@ def cover(pairs: Sequence[tuple[K, ...]]) -> list[int]:
 
 def remove(host: Host, handles: Handles, wired: Sequence[Wired]) -> list[Result]:
     """Removes connections; see Host.disconnect."""
+    if any(w.connection.found for w in wired):
+        there = [n for n, w in enumerate(wired) if w.connection.found]
+        made = [n for n, w in enumerate(wired) if not w.connection.found]
+        results_of = dict(zip(made, remove(host, handles, [wired[n] for n in made]), strict=True))
+        results_of |= zip(there, found.let_go(host, handles, [wired[n] for n in there]), strict=True)
+        return [results_of[n] for n in range(len(wired))]
     chosen = cover([tuple(p.netns for p in w.places) for w in wired])
     errors = sweep(host, [_target(handles, w, end) for w, end in zip(wired, chosen, strict=True)])
     # somebody may have moved the chosen end elsewhere: then the pair is still there, and the other end tells
@@ -80,7 +87,7 @@ def remove(host: Host, handles: Handles, wired: Sequence[Wired]) -> list[Result]
     results = []
     for w, error in zip(wired, errors, strict=True):
         if error is None or error.errno == errno.ENODEV:
-            host.count(w, -1)
+            host.count(w.places, -1)
             results.append(Result(wired=w, changed=error is None))
         else:
             results.append(Result(wired=w, error=error, changed=False))
@@ -102,7 +109,7 @@ def _reach(handles: Handles, reference: str, who: Identity) -> int:
     """The open namespace; -1 if it is gone or the reference means another one now.  Raises FastnlError."""
     try:
         fd = handles.open(reference)
-    except NetnsNotFound:
+    except (NetnsNotFound, InvalidValue):  # invalid: it leads out of the fence by now
         return -1
     return fd if handles.identity(fd) == who else -1
 

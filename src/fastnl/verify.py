@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from fastnl import readback
-from fastnl.links import Connection, End, Neighbour, Route, Vxlan
+from fastnl.links import Connection, End, Neighbour, Route, Veth, Vxlan
 from fastnl.netns import Identity
 from fastnl.readback import Link
 from fastnl.sight import Sight, look
@@ -26,8 +26,9 @@ __all__ = ["Difference", "Verdict", "verify"]
 Value = str | int | bool | None
 
 IPV6_METRIC = 1024  # IP6_RT_PRIO_USER, include/uapi/linux/ipv6_route.h
-SCOPE_LINK = 253
+SCOPES = {"global": 0, "site": 200, "link": 253, "host": 254}
 VXLAN_AGEING = 300  # FDB_AGE_DEFAULT, drivers/net/vxlan/vxlan_core.c: what 0 stands for
+KERNEL_KINDS = {"tap": "tun"}  # IFLA_INFO_KIND of what has another name here
 AGELESS = ("permanent", "noarp")  # states of a neighbour that the kernel does not change
 
 # of Vxlan; `dev` and `underlay` are compared by what they are, not by what they are called
@@ -99,18 +100,18 @@ def _differences(w: Wired, sight: Sight, alias: Callable[[Connection, int], str]
         if link is None or seen is None:
             continue
         yield from _link(at, w.connection, end, link)
-        if alias is not None:
+        if alias is not None and not w.connection.found:
             yield from _compare(f"{at}.alias", alias(w.connection, n), link.alias)
-        yield from _addresses(at, end, seen.addresses.get(link.ifindex, []))
+        yield from _addresses(at, end, seen.addresses.get(link.ifindex, []), w.connection.found)
         yield from _routes(at, end, link.ifindex, seen.routes.get(link.ifindex, []))
         yield from _neighbours(at, end, seen.neighbours.get(link.ifindex, []))
-        if link.kind == w.connection.kind:
+        if link.kind == KERNEL_KINDS.get(w.connection.kind, w.connection.kind):
             links.append(link)
     if len(links) < len(w.connection.ends):
         return  # how what is not there is tied to the rest goes without saying
     if isinstance(w.connection, Vxlan):
         yield from _vxlan(w.connection, links[0], sight)
-    else:
+    elif isinstance(w.connection, Veth):
         (a, b), (link_a, link_b) = w.connection.ends, links
         yield from _peer("a", a, link_a, b, link_b, sight)
         yield from _peer("b", b, link_b, a, link_a, sight)
@@ -154,8 +155,9 @@ def _namespace(who: Identity, *, exact: bool = False) -> str:
 def _link(at: str, connection: Connection, end: End, link: Link) -> Iterator[Difference]:
     mtu = connection.inner_mtu if isinstance(connection, Vxlan) else end.mtu or connection.mtu
     yield from _compare(f"{at}.ifname", end.ifname, link.ifname)
-    yield from _compare(f"{at}.kind", connection.kind, link.kind)
-    yield from _compare(f"{at}.up", True, link.up)
+    if not connection.found:
+        yield from _compare(f"{at}.kind", KERNEL_KINDS.get(connection.kind, connection.kind), link.kind)
+    yield from _compare(f"{at}.up", end.up, link.up)
     if mtu is not None:
         yield from _compare(f"{at}.mtu", mtu, link.mtu)
     if end.mac is not None:
@@ -166,7 +168,7 @@ def _link(at: str, connection: Connection, end: End, link: Link) -> Iterator[Dif
         yield Difference(f"{at}.queues", end.queues, queues)
 
 
-def _addresses(at: str, end: End, have: list[str]) -> Iterator[Difference]:
+def _addresses(at: str, end: End, have: list[str], found: bool) -> Iterator[Difference]:
     want = [address.text for address in end.addresses]
     extra = [text for text in have if text not in want]
     for i, address in enumerate(end.addresses):
@@ -176,7 +178,7 @@ def _addresses(at: str, end: End, have: list[str]) -> Iterator[Difference]:
         if other is not None:
             extra.remove(other)
         yield Difference(f"{at}.addresses[{i}]", address.text, other)
-    for text in extra:
+    for text in () if found or end.keep_addresses else extra:
         # an interface with IPv6 has a link-local address without being asked
         if not (end.ipv6 and text.startswith("fe80:")):
             yield Difference(f"{at}.addresses", None, text)
@@ -200,7 +202,7 @@ def _as_kept(route: Route, ifindex: int) -> readback.Route:
         table=route.table or readback.MAIN_TABLE,
         source=route.source or "",
         onlink=route.onlink,
-        scope=SCOPE_LINK if route.family == 4 and route.via is None else 0,
+        scope=SCOPES[route.scope or ("link" if route.family == 4 and route.via is None else "global")],
         kind="unicast",
     )
 

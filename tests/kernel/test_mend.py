@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 import pytest
 
 from fastnl import Address, End, NameInUse, Neighbour, NetnsGone, NetnsNotFound, Route, Veth
-from fastnl._nl import Tour
+from fastnl._nl import Glances, look_around
 from fastnl.testing import eventually, ip_json, ping
 
 PEER = "02:00:00:00:00:02"
@@ -67,6 +68,40 @@ def test_what_was_changed_is_mended_in_place(host, wired, command):
     assert ping("blue", "fd00::2")
 
 
+REMOVED = ["10.0.0.77/24", "10.77.0.1/16", "fd77::1/64"]
+
+
+def test_foreign_addresses_stay_and_go_only_when_that_is_asked_for(host, wired):
+    before = look()
+    for address in REMOVED:
+        ip("blue", f"addr add {address} dev e0 nodad" if ":" in address else f"addr add {address} dev e0")
+    assert host.mend([wired])[0].error is None
+    assert len(look()[5]) == len(before[5]) + len(REMOVED)
+    assert host.mend([wired], strict=True)[0].error is None
+    assert look() == before
+    assert ping("blue", "10.0.0.2") and ping("blue", "fd00::2")
+    assert [a["scope"] for a in ip_json("blue", "-6", "addr", "show", "e0")[0]["addr_info"]].count("link") == 1
+
+
+def test_ours_that_hangs_on_a_foreign_address_outlives_it(host, wired):
+    """A secondary goes with its primary, which is the first of a subnet, whoever made it."""
+    before = look()
+    ip("blue", "addr del 10.0.0.1/24 dev e0")
+    ip("blue", "addr add 10.0.0.77/24 dev e0")
+    ip("blue", "addr add 10.0.0.1/24 dev e0")
+    assert host.mend([wired], strict=True)[0].error is None
+    assert look() == before
+    assert ping("blue", "10.0.0.2")
+
+
+@pytest.mark.parametrize("command", ["alias stolen", "group 7"])
+def test_the_mark_of_ownership_is_put_back(host, wired, command):
+    before = ip_json("blue", "link", "show", "e0")
+    ip("blue", f"link set e0 {command}")
+    assert host.mend([wired])[0].wired == wired
+    assert ip_json("blue", "link", "show", "e0") == before
+
+
 @pytest.mark.parametrize("end", ["blue", "red"])
 def test_what_was_deleted_is_made_anew(host, wired, end):
     before = look()
@@ -115,14 +150,12 @@ def test_a_namespace_that_went_is_told_and_its_successor_not_touched(host, wired
 # -- glances ---------------------------------------------------------------------------------------
 
 
-def glance(wired, *, mtu: int = 1400, address: str | None = "10.0.0.1/24") -> list:
-    tour = Tour(8)
-    with open("/run/netns/blue") as f:
-        visit = tour.visit(f.fileno())
-        visit.glance(7, wired.places[0].ifindex, "e0", mtu, address and Address(address))
-        tour.run()
-    assert tour.problems() == []
-    return visit.changed()
+def glance(wired, *, mtu: int = 1400, address: str | None = "10.0.0.1/24", path: str = "/run/netns/blue") -> list:
+    glances = Glances(path, tuple(wired.places[0].netns))
+    glances.add(7, wired.places[0].ifindex, "e0", mtu, address and Address(address))
+    look_around([glances])
+    assert glances.seen
+    return glances.changed()
 
 
 def test_a_glance_at_what_is_as_it_was_sees_nothing(wired):
@@ -152,3 +185,48 @@ def test_a_glance_takes_several_addresses_one_at_a_time(wired):
     ip("blue", "addr add 10.7.0.1/24 dev e0")
     assert glance(wired, address="10.7.0.1/24") == []
     assert glance(wired, address="10.7.0.2/24") == [(7, "address")]
+
+
+def test_a_glance_is_at_the_right_namespace_or_at_none(wired, netns, tmp_path):
+    place = wired.places[0]
+    plain = tmp_path / "plain"
+    plain.touch()
+    sites = [
+        Glances("/run/netns/red", tuple(place.netns)),  # another one
+        Glances("/run/netns/none", tuple(place.netns)),
+        Glances(str(plain), tuple(place.netns)),
+        Glances("/run/netns/blue", (place.netns.inode, place.netns.id + 1)),
+        Glances("/run/netns/blue", tuple(place.netns), careful=False),
+    ]
+    for site in sites:
+        site.add(1, 1 << 30, "none")
+    look_around(sites)
+    assert [site.seen for site in sites] == [False] * 4 + [True]
+    assert [site.changed() for site in sites] == [[]] * 4 + [[(1, "gone")]]
+    look_around([])
+
+
+def test_many_glances_at_many_namespaces_hold_none(host, netns):
+    names = netns.many(50)
+    ends = [Veth(End(a, "e0", ["10.0.0.1/24"]), End(b, "e0")) for a, b in zip(names[::2], names[1::2], strict=True)]
+    results = host.connect(ends)
+    sites = []
+    for n, r in enumerate(results):
+        for end, place in zip(r.wired.connection.ends, r.wired.places, strict=True):
+            sites.append(Glances(f"/run/netns/{end.netns}", tuple(place.netns)))
+            sites[-1].add(n, place.ifindex, "e0", 0, end.addresses[0] if end.addresses else None)
+    look_around(sites)
+    assert all(site.seen and not site.changed() for site in sites)
+    ip("n4", "link set e0 down")
+    ip("n8", "link del e0")
+    look_around(sites)
+    assert [what for site in sites for what in site.changed()] == [(2, "down"), (4, "gone"), (4, "gone")]
+    before = len(os.listdir("/proc/self/fd"))
+    look_around(sites)
+    assert len(os.listdir("/proc/self/fd")) == before
+    host.disconnect([r.wired for r in results])
+
+
+def test_look_around_takes_glances_only():
+    with pytest.raises(TypeError):
+        look_around([Glances("/run/netns/blue", (1, 0)), "no"])

@@ -210,6 +210,23 @@ cdef int build_dummy_like(Buf *b, str kind, str name, int ns_fd, int ifindex, ui
     return 0
 
 
+cdef int build_lone(Buf *b, object device, int ns_fd, int ifindex, uint32_t group) except -1:
+    """RTM_NEWLINK of an interface that leads nowhere else: "dummy", "bridge", or "vrf" with its table."""
+    cdef size_t info, data, at
+    cdef bytes kind = device.kind.encode("ascii")
+    at = link_begin(b, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, ifindex, 0, 0)
+    put_device(b, device.a, ns_fd, device.a.mtu or device.mtu, group)
+    info = nest_begin(b, IFLA_LINKINFO)
+    put(b, IFLA_INFO_KIND, <const char *>kind, <size_t>len(kind))
+    if device.table is not None:
+        data = nest_begin(b, IFLA_INFO_DATA)
+        put_u32(b, IFLA_VRF_TABLE, <uint32_t>device.table)
+        nest_end(b, data)
+    nest_end(b, info)
+    msg_end(b, at)
+    return 0
+
+
 cdef void put_addr_gen_mode(Buf *b, uint8_t mode) noexcept nogil:
     cdef size_t spec = nest_begin(b, IFLA_AF_SPEC)
     cdef size_t inet6 = nest_begin(b, AF_INET6)
@@ -218,15 +235,20 @@ cdef void put_addr_gen_mode(Buf *b, uint8_t mode) noexcept nogil:
     nest_end(b, spec)
 
 
-cdef int build_marks(Buf *b, int ifindex, str alias, int addr_gen_mode) except -1:
-    """What an interface is marked with before it comes up: alias and IPv6 mode.
+cdef int build_marks(Buf *b, int ifindex, str alias, int addr_gen_mode, uint32_t group, int master) except -1:
+    """What an interface is marked with before it comes up: alias and IPv6 mode, group and master where needed.
 
-    Neither can be part of the create: rtnl_create_link leaves out IFLA_IFALIAS and IFLA_AF_SPEC.
+    Neither of the first can be part of the create: rtnl_create_link leaves out IFLA_IFALIAS and IFLA_AF_SPEC.
     """
     cdef size_t at = link_begin(b, RTM_SETLINK, 0, ifindex, 0, 0)
     if alias:
         put_str(b, IFLA_IFALIAS, alias)
-    put_addr_gen_mode(b, <uint8_t>addr_gen_mode)
+    if group:
+        put_u32(b, IFLA_GROUP, group)
+    if master:
+        put_u32(b, IFLA_MASTER, <uint32_t>master)
+    if addr_gen_mode >= 0:
+        put_addr_gen_mode(b, <uint8_t>addr_gen_mode)
     msg_end(b, at)
     return 0
 

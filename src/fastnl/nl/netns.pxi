@@ -1,5 +1,45 @@
 # Network namespaces as file descriptors: opened only after a look at what they are, and made.
 
+cdef int open_ns(const char *path, bint careful, int *fd) noexcept nogil:
+    """Opens the network namespace behind a path; errno, or 0 and the descriptor.  See open_netns."""
+    cdef char again[40]
+    cdef statfs_s fs
+    cdef int err = 0
+    # O_NONBLOCK: a FIFO would wait for its writer
+    cdef int look = c_open(path, (O_PATH if careful else O_RDONLY | O_NONBLOCK | O_NOCTTY) | O_CLOEXEC)
+    fd[0] = -1
+    if look < 0:
+        return errno
+    if c_fstatfs(look, &fs) != 0:
+        err = errno
+    elif fs.f_type != NSFS_MAGIC:
+        err = EINVAL
+    elif careful:
+        snprintf(again, sizeof(again), b"/proc/self/fd/%d", look)
+        fd[0] = c_open(again, O_RDONLY | O_CLOEXEC)
+        if fd[0] < 0:
+            err = errno
+    else:
+        fd[0], look = look, -1
+    if not err and c_ioctl(fd[0], NS_GET_NSTYPE) != CLONE_NEWNET:
+        err = EINVAL
+        c_close(fd[0])
+    if look >= 0:
+        c_close(look)
+    return err
+
+
+cdef int identify(int fd, uint64_t *inode, uint64_t *ns_id) noexcept nogil:
+    """errno, or 0 and who the namespace is.  See netns_identity."""
+    cdef stat_s st
+    if c_fstat(fd, &st) != 0:
+        return errno
+    inode[0] = st.st_ino
+    if c_ioctl(fd, NS_GET_ID, ns_id) != 0:
+        ns_id[0] = 0
+    return 0
+
+
 def open_netns(str path not None, bint careful=True) -> int:
     """Opens the network namespace behind a path; the caller closes the descriptor.
 
@@ -12,30 +52,9 @@ def open_netns(str path not None, bint careful=True) -> int:
     """
     cdef bytes raw = os.fsencode(path)
     cdef const char *p = raw
-    cdef char again[40]
-    cdef statfs_s fs
-    cdef int fd = -1, look, err = 0
+    cdef int fd = -1, err
     with nogil:
-        # O_NONBLOCK: a FIFO would wait for its writer
-        look = c_open(p, (O_PATH if careful else O_RDONLY | O_NONBLOCK | O_NOCTTY) | O_CLOEXEC)
-        if look < 0:
-            err = errno
-        elif c_fstatfs(look, &fs) != 0:
-            err = errno
-        elif fs.f_type != NSFS_MAGIC:
-            err = EINVAL
-        elif careful:
-            snprintf(again, sizeof(again), b"/proc/self/fd/%d", look)
-            fd = c_open(again, O_RDONLY | O_CLOEXEC)
-            if fd < 0:
-                err = errno
-        else:
-            fd, look = look, -1
-        if not err and c_ioctl(fd, NS_GET_NSTYPE) != CLONE_NEWNET:
-            err = EINVAL
-            c_close(fd)
-        if look >= 0:
-            c_close(look)
+        err = open_ns(p, careful, &fd)
     if err:
         raise OSError(err, strerror(err).decode(), path)
     return fd
@@ -47,13 +66,11 @@ def netns_identity(int fd) -> tuple:
     The inode alone is given to another namespace soon after this one dies.  The id is never given twice
     in one boot: ioctl NS_GET_ID (6.18), or 0 where the kernel has none.
     """
-    cdef stat_s st
-    cdef uint64_t ns_id = 0
-    if c_fstat(fd, &st) != 0:
-        raise OSError(errno, strerror(errno).decode())
-    if c_ioctl(fd, NS_GET_ID, &ns_id) != 0:
-        ns_id = 0
-    return st.st_ino, ns_id
+    cdef uint64_t inode = 0, ns_id = 0
+    cdef int err = identify(fd, &inode, &ns_id)
+    if err:
+        raise OSError(err, strerror(err).decode())
+    return inode, ns_id
 
 
 cdef struct Birth:

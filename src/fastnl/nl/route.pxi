@@ -1,5 +1,8 @@
 # Routes and policy rules: values parsed once into the bytes the kernel takes, and their messages.
 
+SCOPES = {"global": RT_SCOPE_UNIVERSE, "site": RT_SCOPE_SITE, "link": RT_SCOPE_LINK, "host": RT_SCOPE_HOST}
+
+
 @cython.final
 cdef class Route:
     """A route through an interface, as End.routes holds it.
@@ -10,6 +13,7 @@ cdef class Route:
     table    routing table, 0: main (254)
     source   preferred source address
     onlink   take `via` as reachable on this link though no address covers it
+    scope    "global", "site", "link" or "host", of an IPv4 route; None: "link" without a next hop, else "global"
 
     Host bits of `to` are cleared.  Raises InvalidValue, naming `field`.
     Source: inet_rtm_newroute in net/ipv4/fib_frontend.c, inet6_rtm_newroute in net/ipv6/route.c.
@@ -19,8 +23,10 @@ cdef class Route:
     cdef readonly unsigned int metric
     cdef readonly unsigned int table
     cdef readonly bint onlink
+    cdef readonly str scope
 
-    def __init__(self, to, via=None, *, metric=0, table=0, source=None, bint onlink=False, str field="route"):
+    def __init__(self, to, via=None, *, metric=0, table=0, source=None, bint onlink=False, scope=None,
+                 str field="route"):
         cdef uint8_t family
         if via is not None:
             parse_ip(via, &self.gw, field + ".via")
@@ -45,6 +51,15 @@ cdef class Route:
         self.onlink = onlink
         if onlink and not self.has_gw:
             raise InvalidValue(field + ".onlink", "needs a next hop in `via`")
+        if scope is not None:
+            if scope not in SCOPES:
+                raise InvalidValue(field + ".scope", f"{scope!r} is none of {', '.join(SCOPES)}")
+            if self.dst.family == AF_INET6:
+                raise InvalidValue(field + ".scope", "IPv6 routes have no scope")
+            if self.has_gw and SCOPES[scope] >= RT_SCOPE_LINK:
+                # fib_check_nh, net/ipv4/fib_semantics.c: the next hop has to be nearer than the destination
+                raise InvalidValue(field + ".scope", f"{scope!r} cannot be that of a route with a next hop")
+        self.scope = scope
 
     @property
     def to(self):
@@ -63,7 +78,7 @@ cdef class Route:
         return 6 if self.dst.family == AF_INET6 else 4
 
     def _key(self):
-        return self.to, self.via, self.metric, self.table, self.source, self.onlink
+        return self.to, self.via, self.metric, self.table, self.source, self.onlink, self.scope
 
     def __repr__(self):
         return f"Route({self.to!r}, via={self.via!r}, metric={self.metric}, table={self.table})"
@@ -80,8 +95,8 @@ cdef class Route:
         return _route, self._key()
 
 
-def _route(to, via, metric, table, source, onlink):
-    return Route(to, via, metric=metric, table=table, source=source, onlink=onlink)
+def _route(to, via, metric, table, source, onlink, scope=None):
+    return Route(to, via, metric=metric, table=table, source=source, onlink=onlink, scope=scope)
 
 
 @cython.final
@@ -175,7 +190,10 @@ cdef void build_route(Buf *b, bint add, int ifindex, Route r, bint replace) noex
     if add:
         head.rtm_type = RTN_UNICAST
         # IPv4 wants link scope for a destination on the link; IPv6 has no scopes here and ignores it
-        head.rtm_scope = RT_SCOPE_UNIVERSE if r.has_gw or r.dst.family == AF_INET6 else RT_SCOPE_LINK
+        if r.scope is not None:
+            head.rtm_scope = <uint8_t>SCOPES[r.scope]
+        else:
+            head.rtm_scope = RT_SCOPE_UNIVERSE if r.has_gw or r.dst.family == AF_INET6 else RT_SCOPE_LINK
         head.rtm_flags = RTNH_F_ONLINK if r.onlink else 0
     else:
         head.rtm_scope = RT_SCOPE_NOWHERE

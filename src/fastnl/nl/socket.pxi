@@ -48,8 +48,6 @@ cdef struct Stop:
     Buf files
     FileNote *file_notes
     size_t n_files, cap_files
-    Look *looks
-    size_t n_looks, cap_looks
     Buf texts
     Buf replies             # of questions
     bint asks               # its messages are questions: one at a time, answers kept
@@ -349,8 +347,6 @@ cdef void make_stop(Trip *t, Stop *s) noexcept nogil:
         give_up(t, s, errno, b"entering the namespace")
         return
     write_files(t, s)
-    if s.n_looks:
-        glance_all(s.looks, s.n_looks)
     if s.n_notes == 0:
         return
     fd = open_route_socket(t, s)

@@ -60,7 +60,6 @@ cdef class Visit:
         free(self.s.replies.data)
         free(self.s.notes)
         free(self.s.file_notes)
-        free(self.s.looks)
 
     cdef size_t begin(self) noexcept:
         """Where the next message begins.  What is left of one that could not be finished, a bad MAC say, goes."""
@@ -109,6 +108,12 @@ cdef class Visit:
         build_vxlan(&self.s.out, vxlan, ns_fd, index, lower, group)
         self.note(at, item, what_of(1, 0, 0))
 
+    def lone(self, int item, device, int ns_fd, int index, unsigned int group=0):
+        """Creates a Device of kind "dummy", "bridge" or "vrf" in `ns_fd` with the index given."""
+        cdef size_t at = self.begin()
+        build_lone(&self.s.out, device, ns_fd, index, group)
+        self.note(at, item, what_of(1, 0, 0))
+
     def device(self, int item, str kind, str name, *, int ns_fd=-1, int index=0, unsigned int group=0, mtu=0):
         """Creates an interface of a kind without parameters: "dummy", "bridge", "ifb"."""
         cdef size_t at = self.begin()
@@ -145,21 +150,23 @@ cdef class Visit:
         self.s.n_files += 1
         return 0
 
-    def bring_up(self, int item, int end, int index, str alias, int addr_gen_mode=-1):
-        """Alias, IPv6 mode (-1: leave it) and administratively up.
+    def bring_up(self, int item, int end, int index, str alias, int addr_gen_mode=-1, *, bint up=True,
+                 unsigned int group=0, int master=0):
+        """Alias, IPv6 mode (-1: leave it), group and master (0: leave it) and, with `up`, administratively up.
 
         The mode needs a message of its own before the one that brings the interface up: within one message
         the kernel works on the flags first (do_setlink), and the second end of a pair, which has a carrier
         at once, would have its link-local address before the mode that forbids it.
         """
         cdef size_t at = self.begin()
-        if addr_gen_mode >= 0:
-            build_marks(&self.s.out, index, alias, addr_gen_mode)
+        if addr_gen_mode >= 0 or group or master or not up:
+            build_marks(&self.s.out, index, alias, addr_gen_mode, group, master)
             self.note(at, item, what_of(2, end, 0))
+            if not up:
+                return
             at = self.begin()
-            build_up(&self.s.out, index, None)
-        else:
-            build_up(&self.s.out, index, alias)
+            alias = None
+        build_up(&self.s.out, index, alias)
         self.note(at, item, what_of(2, end, 0))
 
     def furnish(self, int item, int end, int index, what):
@@ -214,8 +221,8 @@ cdef class Visit:
         self.note(at, item, what_of(10, 0, place))
 
     def change(self, int item, int index, *, int end=0, up=None, str name=None, mtu=None, str mac=None,
-               str alias=None, group=None, txqlen=None, int addr_gen_mode=-1):
-        """Sets what is given and leaves the rest (do_setlink, net/core/rtnetlink.c).
+               str alias=None, group=None, txqlen=None, int addr_gen_mode=-1, master=None):
+        """Sets what is given and leaves the rest (do_setlink, net/core/rtnetlink.c); master 0: none.
 
         `name` renames, which costs a grace period and is refused with EBUSY for an interface that is up
         before Linux 6.2.  `alias` "" removes the alias.
@@ -237,6 +244,8 @@ cdef class Visit:
             put_u32(&self.s.out, IFLA_GROUP, <uint32_t>group)
         if txqlen is not None:
             put_u32(&self.s.out, IFLA_TXQLEN, <uint32_t>txqlen)
+        if master is not None:
+            put_u32(&self.s.out, IFLA_MASTER, <uint32_t>master)
         if addr_gen_mode >= 0:
             put_addr_gen_mode(&self.s.out, <uint8_t>addr_gen_mode)
         msg_end(&self.s.out, at)
@@ -302,40 +311,6 @@ cdef class Visit:
         put_str(&self.s.out, IFLA_IFNAME, name)
         msg_end(&self.s.out, at)
         self.note(at, item, what_of(9, 0, 0))
-
-    # -- glancing -------------------------------------------------------------------------------
-
-    def glance(self, int item, int index, str name not None, int mtu=0, Address address=None):
-        """Looks whether an interface still has its name, is up, and has the MTU and IPv4 address if given."""
-        cdef Py_ssize_t n
-        cdef const char *raw = PyUnicode_AsUTF8AndSize(name, &n)
-        cdef size_t cap
-        cdef Look *grown
-        cdef Look *look
-        if n > 15:
-            raise ValueError("a name has at most 15 bytes")
-        if self.s.n_looks == self.s.cap_looks:
-            cap = self.s.cap_looks * 2 if self.s.cap_looks else 16
-            grown = <Look *>realloc(self.s.looks, cap * sizeof(Look))
-            if grown == NULL:
-                raise MemoryError("no memory for a glance")
-            self.s.looks = grown
-            self.s.cap_looks = cap
-        look = &self.s.looks[self.s.n_looks]
-        memset(look, 0, sizeof(Look))
-        look.item = item
-        look.ifindex = index
-        memcpy(look.name, raw, <size_t>n)
-        look.mtu = mtu
-        if address is not None and address.p.family == AF_INET:
-            memcpy(&look.ip, address.p.ip, 4)
-        self.s.n_looks += 1
-
-    def changed(self) -> list:
-        """(item, what) of every glance that found something else: "gone", "renamed", "down", "mtu", "address"."""
-        cdef size_t i
-        return [(self.s.looks[i].item, ("", "gone", "renamed", "down", "mtu", "address")[self.s.looks[i].verdict])
-                for i in range(self.s.n_looks) if self.s.looks[i].verdict]
 
     # -- asking ---------------------------------------------------------------------------------
 

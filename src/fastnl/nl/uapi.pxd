@@ -1,7 +1,7 @@
 """Every declaration of the kernel's and the C library's that fastnl uses, in one place.
 
-Numbers come from the headers of the machine that compiles.  Only what headers of 5.10 do not have yet
-is written out here; the kernel ABI fixes these numbers for good.
+Numbers come from the headers of the machine that compiles.  Only what headers of 4.18 do not have yet, those of the
+images that wheels are built in, is written out here; the kernel ABI fixes these numbers for good.
 """
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -28,7 +28,7 @@ cdef extern from "<linux/netlink.h>" nogil:
         NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND
         NLM_F_CAPPED, NLM_F_ACK_TLVS
         NLMSG_ERROR, NLMSG_DONE, NLMSG_NOOP, NLMSG_OVERRUN
-        NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK
+        NETLINK_CAP_ACK, NETLINK_EXT_ACK
         NLMSGERR_ATTR_MSG, NLMSGERR_ATTR_OFFS
         NLA_F_NESTED, NLA_TYPE_MASK
 
@@ -56,7 +56,7 @@ cdef extern from "<linux/rtnetlink.h>" nogil:
         RTA_DST, RTA_SRC, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS
         RTA_TABLE, RTA_MULTIPATH
         RTN_UNICAST, RTN_UNSPEC
-        RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_NOWHERE
+        RT_SCOPE_UNIVERSE, RT_SCOPE_SITE, RT_SCOPE_LINK, RT_SCOPE_HOST, RT_SCOPE_NOWHERE
         RT_TABLE_UNSPEC, RT_TABLE_MAIN, RT_TABLE_COMPAT
         RTPROT_STATIC, RTPROT_KERNEL
         RTNH_F_ONLINK, RTM_F_CLONED
@@ -68,6 +68,7 @@ cdef extern from "<linux/if_link.h>" nogil:
         uint64_t rx_errors, tx_errors, rx_dropped, tx_dropped
     enum:
         IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_TXQLEN, IFLA_LINKINFO, IFLA_IFALIAS
+        IFLA_MASTER, IFLA_VRF_TABLE
         IFLA_OPERSTATE, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_LINK_NETNSID, IFLA_NUM_TX_QUEUES
         IFLA_NUM_RX_QUEUES, IFLA_AF_SPEC, IFLA_STATS64, IFLA_EXT_MASK
         IFLA_INFO_KIND, IFLA_INFO_DATA
@@ -79,7 +80,7 @@ cdef extern from "<linux/if_link.h>" nogil:
         IFLA_VXLAN_UDP_CSUM, IFLA_VXLAN_UDP_ZERO_CSUM6_TX, IFLA_VXLAN_UDP_ZERO_CSUM6_RX
         IFLA_VXLAN_REMCSUM_TX, IFLA_VXLAN_REMCSUM_RX, IFLA_VXLAN_GBP
         IFLA_VXLAN_REMCSUM_NOPARTIAL, IFLA_VXLAN_COLLECT_METADATA, IFLA_VXLAN_LABEL
-        IFLA_VXLAN_GPE, IFLA_VXLAN_TTL_INHERIT, IFLA_VXLAN_DF
+        IFLA_VXLAN_GPE, IFLA_VXLAN_TTL_INHERIT
     struct ifla_vxlan_port_range:
         uint16_t low
         uint16_t high
@@ -121,6 +122,8 @@ cdef extern from * nogil:
     #include <linux/nsfs.h>
     #include <sys/vfs.h>
     #define FASTNL_IFLA_NEW_IFINDEX 49       /* include/uapi/linux/if_link.h, Linux 5.13 */
+    #define FASTNL_GET_STRICT_CHK 12         /* include/uapi/linux/netlink.h, Linux 4.20 */
+    #define FASTNL_VXLAN_DF 29               /* Linux 4.20 */
     #define FASTNL_VXLAN_VNIFILTER 30        /* Linux 5.18 */
     #define FASTNL_VXLAN_LOCALBYPASS 31      /* Linux 6.5 */
     #define FASTNL_NSFS_MAGIC 0x6e736673     /* include/uapi/linux/magic.h */
@@ -131,6 +134,8 @@ cdef extern from * nogil:
     """
     enum:
         IFLA_NEW_IFINDEX "FASTNL_IFLA_NEW_IFINDEX"
+        NETLINK_GET_STRICT_CHK "FASTNL_GET_STRICT_CHK"
+        IFLA_VXLAN_DF "FASTNL_VXLAN_DF"
         IFLA_VXLAN_VNIFILTER "FASTNL_VXLAN_VNIFILTER"
         IFLA_VXLAN_LOCALBYPASS "FASTNL_VXLAN_LOCALBYPASS"
         NSFS_MAGIC "FASTNL_NSFS_MAGIC"
@@ -183,7 +188,7 @@ cdef extern from * nogil:
     #include <poll.h>
     """
     enum:
-        CLONE_NEWNET, O_RDONLY, O_WRONLY, O_CLOEXEC, O_PATH, O_NONBLOCK, O_NOCTTY
+        CLONE_NEWNET, O_RDONLY, O_WRONLY, O_RDWR, O_CLOEXEC, O_PATH, O_NONBLOCK, O_NOCTTY
         MS_BIND
     struct stat_s "stat":
         unsigned long st_dev
@@ -227,7 +232,7 @@ cdef extern from * nogil:
     /* struct ifreq without the clash of <net/if.h> and <linux/if.h> */
     struct fastnl_ifreq {
         char name[16];
-        union { short flags; int number; struct sockaddr_in address; char room[24]; } u;
+        union { short flags; int number; struct sockaddr_in address; void *data; char room[24]; } u;
     };
     """
     struct in_addr:
@@ -239,8 +244,21 @@ cdef extern from * nogil:
         short flags
         int number
         sockaddr_in address
+        void *data
     struct ifreq "fastnl_ifreq":
         char name[16]
         ifreq_value u
     enum:
-        SIOCGIFNAME, SIOCGIFFLAGS, SIOCGIFMTU, SIOCGIFADDR
+        SIOCGIFNAME, SIOCGIFFLAGS, SIOCGIFMTU, SIOCGIFADDR, SIOCETHTOOL
+
+cdef extern from "<linux/if_tun.h>" nogil:
+    enum:
+        IFF_TAP, IFF_NO_PI, IFF_TUN_EXCL
+    unsigned long TUNSETIFF, TUNSETIFINDEX, TUNSETPERSIST
+
+cdef extern from "<linux/ethtool.h>" nogil:
+    struct ethtool_value:
+        uint32_t cmd
+        uint32_t data
+    enum:
+        ETHTOOL_SRXCSUM, ETHTOOL_STXCSUM
