@@ -1,0 +1,1 @@
+"""The configuration of Ligato's Linux plugins: keys and JSON values in, connections and statuses out."""
