@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +19,7 @@ import zmq
 import zmq.asyncio
 
 from fastnl_engine.config import client_endpoint
+from fastnl_engine.curve import Curve, KeyProblem, reach
 
 Connection = Mapping[str, Any]
 Result = dict[str, Any]
@@ -57,23 +60,25 @@ def _results(reply: dict[str, Any]) -> list[Result]:
 class Client:
     """Talks to one engine; for one thread at a time.
 
-    timeout: seconds to wait for a reply, then NoEngine.  `send` and `receive` are for programs that keep
-    several requests in flight.
+    timeout: seconds to wait for a reply, then NoEngine; so it is also when the engine does not know the key.
+    curve: the keys for an engine at tcp://…; without, those of the environment (FASTNL_SERVER_KEY, FASTNL_KEY), and
+    KeyProblem when there are none.  `send` and `receive` are for programs that keep several requests in flight.
     """
 
-    def __init__(self, endpoint: str | None = None, *, timeout: float = 30.0) -> None:
+    def __init__(self, endpoint: str | None = None, *, timeout: float = 30.0, curve: Curve | None = None) -> None:
         self.endpoint = client_endpoint(endpoint)
         self.timeout = timeout
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         try:
-            self._socket.connect(self.endpoint)
-        except zmq.ZMQError:
+            reach(self._socket, self.endpoint, curve)
+        except (zmq.ZMQError, KeyProblem):
             self.close()
             raise
         self._ids = itertools.count(1)
-        self._early: dict[Any, dict[str, Any]] = {}
+        self._sent: set[int] = set()  # by `send`, and not received yet
+        self._early: deque[dict[str, Any]] = deque()  # what came for them while `request` waited
 
     def __enter__(self) -> Client:
         return self
@@ -87,23 +92,43 @@ class Client:
 
     def send(self, op: str, **fields: Any) -> int:
         """Sends a request and returns its id without waiting."""
+        id_ = self._send(op, fields)
+        self._sent.add(id_)
+        return id_
+
+    def receive(self, timeout: float | None = None) -> dict[str, Any]:
+        """The next reply to what `send` has sent, whichever request it belongs to.  Raises NoEngine."""
+        while True:
+            reply = (
+                self._early.popleft() if self._early else self._receive(self.timeout if timeout is None else timeout)
+            )
+            if self._is_wanted(reply):
+                self._sent.discard(reply["id"])
+                return reply
+
+    def request(self, op: str, **fields: Any) -> dict[str, Any]:
+        """Sends a request and waits for its reply.  Raises NoEngine."""
+        id_ = self._send(op, fields)
+        while True:
+            reply = self._receive(self.timeout)
+            if reply.get("id") == id_ or (reply.get("id") is None and not self._sent):
+                return reply
+            if self._is_wanted(reply):
+                self._early.append(reply)
+
+    def _send(self, op: str, fields: dict[str, Any]) -> int:
         id_ = next(self._ids)
         self._socket.send(_pack(id_, op, fields))
         return id_
 
-    def receive(self, timeout: float | None = None) -> dict[str, Any]:
-        """The next reply, whichever request it belongs to.  Raises NoEngine."""
-        if not self._socket.poll(int((self.timeout if timeout is None else timeout) * 1000)):
+    def _receive(self, timeout: float) -> dict[str, Any]:
+        if not self._socket.poll(int(timeout * 1000)):
             raise NoEngine(f"no answer from {self.endpoint}; is fastnl-engine running there?")
         return _unpack(self._socket.recv())
 
-    def request(self, op: str, **fields: Any) -> dict[str, Any]:
-        """Sends a request and waits for its reply.  Raises NoEngine."""
-        id_ = self.send(op, **fields)
-        while id_ not in self._early:
-            reply = self.receive()
-            self._early[reply.get("id")] = reply
-        return self._early.pop(id_)
+    def _is_wanted(self, reply: dict[str, Any]) -> bool:
+        """False for one that comes late, when `request` has given up.  None: the engine could not read the id."""
+        return reply.get("id") is None or reply["id"] in self._sent
 
     def connect(self, connections: Sequence[Connection], *, wait: bool = False) -> list[Result]:
         """One result per connection; raises EngineError only when the whole request is refused."""
@@ -115,12 +140,15 @@ class Client:
     def move(self, moves: Sequence[Mapping[str, Any]]) -> list[Result]:
         return _results(self.request("move", moves=list(moves)))
 
-    def list(self, **filters: Any) -> Iterator[Result]:
-        """Every record that fits (ids, netns, state, labels), page by page."""
+    def list(self, *, limit: int | None = None, **filters: Any) -> Iterator[Result]:
+        """Every record that fits (ids, netns, state, labels), page by page; at most `limit` in all."""
         after = filters.pop("after", None)
-        while True:
-            reply = self.request("list", limit=PAGE, after=after, **filters)
-            yield from _results(reply)
+        left = sys.maxsize if limit is None else limit
+        while left > 0:
+            reply = self.request("list", limit=min(PAGE, left), after=after, **filters)
+            rows = _results(reply)
+            yield from rows
+            left -= len(rows)
             after = reply.get("after")
             if after is None:
                 return
@@ -144,9 +172,10 @@ class Client:
 class AsyncClient:
     """The same for asyncio; any number of tasks may share it.  Use it in `async with`."""
 
-    def __init__(self, endpoint: str | None = None, *, timeout: float = 30.0) -> None:
+    def __init__(self, endpoint: str | None = None, *, timeout: float = 30.0, curve: Curve | None = None) -> None:
         self.endpoint = client_endpoint(endpoint)
         self.timeout = timeout
+        self._curve = curve
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
@@ -154,7 +183,12 @@ class AsyncClient:
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.connect(self.endpoint)
+        try:
+            reach(self._socket, self.endpoint, self._curve)
+        except (zmq.ZMQError, KeyProblem):
+            self._socket.close()
+            self._context.term()
+            raise
         self._reader = asyncio.create_task(self._read())
         return self
 
@@ -192,12 +226,15 @@ class AsyncClient:
     async def move(self, moves: Sequence[Mapping[str, Any]]) -> list[Result]:
         return _results(await self.request("move", moves=list(moves)))
 
-    async def list(self, **filters: Any) -> AsyncIterator[Result]:
+    async def list(self, *, limit: int | None = None, **filters: Any) -> AsyncIterator[Result]:
         after = filters.pop("after", None)
-        while True:
-            reply = await self.request("list", limit=PAGE, after=after, **filters)
-            for row in _results(reply):
+        left = sys.maxsize if limit is None else limit
+        while left > 0:
+            reply = await self.request("list", limit=min(PAGE, left), after=after, **filters)
+            rows = _results(reply)
+            for row in rows:
                 yield row
+            left -= len(rows)
             after = reply.get("after")
             if after is None:
                 return
@@ -212,15 +249,21 @@ class AsyncClient:
         return _results(await self.request("info"))[0]
 
 
-def subscribe(endpoint: str, prefix: str = "connection.") -> Iterator[Result]:
-    """Events as they come, for ever; `prefix` of the topic chooses, e.g. "connection.up."."""
+def subscribe(
+    endpoint: str, prefix: str = "connection.", *, timeout: float | None = None, curve: Curve | None = None
+) -> Iterator[Result]:
+    """Events as they come; `prefix` of the topic chooses, e.g. "connection.up.".
+
+    timeout: ends when no event has come for so many seconds; None: never.
+    curve: as for Client.  Who may not look, or has a key that the engine does not know, hears nothing.
+    """
     context = zmq.Context()
     socket = context.socket(zmq.SUB)
     try:
         socket.setsockopt(zmq.LINGER, 0)
         socket.subscribe(prefix.encode())
-        socket.connect(endpoint)
-        while True:
+        reach(socket, endpoint, curve)
+        while socket.poll(None if timeout is None else int(timeout * 1000)):
             _, body = socket.recv_multipart()
             yield _unpack(body)
     finally:

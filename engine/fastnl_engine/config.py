@@ -34,6 +34,10 @@ class Config:
     roles              who may do what, see fastnl_engine.auth; root and the engine's own user may do everything
     resync             at a start "adopt" takes over what matches, "recreate" makes everything anew
     audit              seconds between looks at whether somebody changed our interfaces; 0: never
+    strict             remove addresses from our interfaces that were not asked for
+    tcp, tcp_events    where jobs are taken and events are published over TCP, for peers with a key; "" for nowhere
+    curve_secret       file with the engine's secret key, see fastnl_engine.curve; TCP needs it
+    file_prefixes      folders that `file:` references may lead into; none given: anywhere
     """
 
     endpoint: str = ENDPOINT
@@ -47,6 +51,11 @@ class Config:
     roles: dict[str, list[str]] = field(default_factory=dict)
     resync: str = "adopt"
     audit: int = 4
+    strict: bool = False
+    tcp: str = ""
+    tcp_events: str = ""
+    curve_secret: str = ""
+    file_prefixes: list[str] = field(default_factory=list)
 
     @property
     def state_file(self) -> Path:
@@ -60,7 +69,9 @@ def load(path: str | None, environ: Mapping[str, str], flags: Mapping[str, Any])
         config = _apply(config, _read(path), path)
     names = {f"FASTNL_{f.name.upper()}": f.name for f in fields(Config)}
     config = _apply(config, {names[k]: v for k, v in environ.items() if k in names}, "the environment")
-    return _apply(config, {k: v for k, v in flags.items() if v is not None}, "the command line")
+    config = _apply(config, {k: v for k, v in flags.items() if v is not None}, "the command line")
+    _check_transports(config)
+    return config
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -87,6 +98,23 @@ def _apply(config: Config, values: Mapping[str, Any], where: str) -> Config:
     return new
 
 
+def _check_transports(config: Config) -> None:
+    """What leaves the machine is encrypted and its peers have keys, or it is refused."""
+    for name, keyed in (("endpoint", "tcp"), ("events", "tcp_events")):
+        value = getattr(config, name)
+        scheme, colon, _ = value.partition("://")
+        if colon and scheme not in ("ipc", "inproc"):
+            raise ConfigError(
+                f"{name} {value!r}: over {scheme} anybody could come in; {name} is an ipc:// endpoint. "
+                f"For peers with keys over TCP set {keyed} and curve_secret"
+            )
+        value = getattr(config, keyed)
+        if value and not value.startswith("tcp://"):
+            raise ConfigError(f"{keyed} {value!r} must be of the form tcp://ADDRESS:PORT")
+        if value and not config.curve_secret:
+            raise ConfigError(f"{keyed} needs curve_secret, the file of a secret key; `fastnl keys` makes one")
+
+
 def _typed(name: str, value: Any, kind: str, where: str) -> Any:
     if kind == "bool" and isinstance(value, str):
         if value.lower() in ("1", "true", "yes", "on"):
@@ -95,6 +123,11 @@ def _typed(name: str, value: Any, kind: str, where: str) -> Any:
             return False
     elif kind == "int" and isinstance(value, str) and value.isascii() and value.isdigit():
         return int(value)
+    elif kind.startswith("list"):
+        if isinstance(value, str):  # of the environment, as PATH is written
+            value = [part for part in value.split(":") if part]
+        if _is_list_of_text(value):
+            return value
     elif kind.startswith("dict"):
         if isinstance(value, dict) and all(_is_list_of_text(v) for v in value.values()):
             return value

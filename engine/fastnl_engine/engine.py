@@ -9,55 +9,71 @@ from __future__ import annotations
 import errno
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from sortedcontainers import SortedDict
+
 import fastnl
-from fastnl_engine.audit import Ledger, Watched
+from fastnl.netns import Identity
+from fastnl_engine.backlog import Backlog
 from fastnl_engine.backoff import Backoff
 from fastnl_engine.executor import Executor
+from fastnl_engine.ledger import Ledger, Watched
 from fastnl_engine.metrics import Metrics
 from fastnl_engine.model import Record, connection_of
-from fastnl_engine.pipeline import Cycle, Pipeline
+from fastnl_engine.pipeline import RETRY, Cycle, Pipeline
 from fastnl_engine.planner import Action, Claims, Job, plan
+from fastnl_engine.resume import Resume
 from fastnl_engine.store.base import Outcome, Store
-from fastnl_engine.upkeep import Upkeep
+from fastnl_engine.upkeep import WAITED_FOR, Upkeep, waits_for
 
+LOOK = 2.0  # seconds at most between looks for an interface that somebody else has to make
+SETTLE = 64  # records of the last run that one turn looks after
 CYCLE = 128  # actions of one cycle: large enough to share visits, small enough that replies flow
 
 NETNS_ERRORS = (fastnl.NetnsNotFound, fastnl.NetnsGone)
+WAITED_FOR_ERRORS = (*NETNS_ERRORS, fastnl.IfnameNotFound)
 
 ResultSink = Callable[[Any, int, dict[str, Any]], None]
-EventSink = Callable[[str, dict[str, Any]], None]
+EventSink = Callable[[str, dict[str, Any], str], None]
 
 
 class Engine:
     """Takes jobs, makes cycles of them and books what became of them.
 
     on_result(ticket, place, result)   one item's result, as in a reply
-    on_event(name, fields)             something happened to a connection
+    on_event(event, fields, of)        something happened to a "connection", a "namespace" or the "engine"
     """
 
     def __init__(
-        self, host: fastnl.Host, store: Store, on_result: ResultSink, on_event: EventSink, *, queue: int = 10_000
-    ) -> None:
+        self, host: fastnl.Host, store: Store, on_result: ResultSink, on_event: EventSink, *,
+        queue: int = 10_000, strict: bool = False,
+    ) -> None:  # fmt: skip
         self.host = host
-        self.records: dict[str, Record] = {}
+        self.records: SortedDict[str, Record] = SortedDict()
         self.claims = Claims()
         self.queue = queue
         self.totals = {"connected": 0, "disconnected": 0, "updated": 0, "moved": 0, "failed": 0, "cycles": 0}
         self.metrics = Metrics()
         self._on_result = on_result
         self._on_event = on_event
-        self._backlog: deque[Job] = deque()
+        self._backlog = Backlog()
         self._busy: dict[str, deque[Job]] = {}  # ids in a cycle, and the jobs that wait for them, in order
         self._held = 0  # jobs waiting in _busy
         self._cycles = 0
-        self.pipeline = Pipeline(store, Executor(host), judge)
-        self.upkeep = Upkeep(self.retry, self.suspend)
-        self.ledger = Ledger()
+        self.pipeline = Pipeline(store, Executor(host, strict=strict), judge, self._wrote)
+        self.upkeep = Upkeep(self.retry, self.suspend, self._namespace)
+        self.ledger = Ledger(strict)
         self.backoff = Backoff()
         self._found: deque[tuple[Watched, str]] = deque()
+        self._arriving: deque[Record] = deque()
+        self._resume: Resume | None = None
+        self._chores = 0
+        self._on_resumed: Callable[[], None] = lambda: None
+        self._soon: deque[Callable[[], None]] = deque()  # from other threads
+        self.listeners: list[EventSink] = []
+        self._postponed: deque[tuple[float, Job, Record | None]] = deque()  # due when, and what it is about
 
     # -- in ------------------------------------------------------------------------------------------
 
@@ -74,20 +90,51 @@ class Engine:
         # also when the id is in a cycle: the backlog may hold earlier jobs of that id
         self._backlog.append(job)
 
-    def adopt(self, record: Record) -> None:
-        """Takes a record over from the store, as it is."""
-        self.records[record.id] = record
-        self.claims.take(record.connection)
+    def take_over(self, records: Iterable[Record], resume: Resume, on_resumed: Callable[[], None]) -> None:
+        """Takes the records of the last run over; `turn` looks after them bit by bit, and jobs go on meanwhile."""
+        for record in records:
+            if record.id in resume.anew:
+                reason = resume.anew[record.id]
+                record = Record(record.id, record.spec, "failed", reason=reason, since=time.time())
+                self.retry(record)
+            self.records[record.id] = record
+            self.claims.take(record.connection)
+        self._arriving = deque(self.records.values())
+        self._resume = self.pipeline.executor.resume = resume
+        self._on_resumed = on_resumed
+
+    def _settle_in(self) -> None:
+        """Watches over some of the records that were taken over, and has more of the kernel looked at."""
+        for _ in range(min(SETTLE, len(self._arriving))):
+            record = self._arriving.popleft()
+            # what a job changed meanwhile was booked with that job
+            if self.records.get(record.id) is record:
+                self._watch_over(record)
+        if self._resume is not None and not self._chores and self.pipeline.waiting == 0:
+            self._chores += 1
+            self.pipeline.put(Cycle([], chore=self._resume.step))
+        if self._arriving:
+            self.pipeline.wake()
+
+    def _watch_over(self, record: Record) -> None:
         if record.state == "up":
             self.ledger.put(record.id, record.wired())
-        elif record.state == "failed":
-            self.backoff.put(record.id)
+        elif record.state == "failed" or record.error:
+            self.backoff.put(record.id, most=LOOK if record.state == "pending" else None)
         self.upkeep.follow(None, record)
 
-    def restore(self, record: Record, reason: str) -> None:
-        """Takes a record over that should be up and is not, and makes its connection again."""
-        self.adopt(Record(record.id, record.spec, "failed", reason=reason, since=time.time()))
-        self.retry(record)
+    def _looked(self, cycle: Cycle) -> None:
+        """Takes in what a step of the start has found."""
+        self._chores -= 1
+        resume = self._resume
+        if resume is None:
+            return
+        for record, reason in resume.take_wrong():
+            if self.records.get(record.id) is record:
+                self.submit(Job("mend", record.id, reason=reason, about=record))
+        if resume.finished or cycle.refused:
+            self._resume = self.pipeline.executor.resume = None
+            self._on_resumed()
 
     def retry(self, record: Record) -> None:
         self.submit(Job("retry", record.id))
@@ -98,12 +145,21 @@ class Engine:
         self.pipeline.wake()
 
     def suspend(self, record: Record, reason: str) -> None:
-        self.submit(Job("suspend", record.id, reason=reason))
+        self.submit(Job("suspend", record.id, reason=reason, about=record))
+
+    def soon(self, do: Callable[[], None]) -> None:
+        """Has something done on this thread, at its next turn; for other threads."""
+        self._soon.append(do)
+        self.pipeline.wake()
 
     def turn(self) -> None:
         """Books what has finished and sends the next cycle off when the kernel thread is free for it."""
         for cycle in self.pipeline.take():
             self._finish(cycle)
+        if self._arriving or self._resume is not None:
+            self._settle_in()
+        while self._soon:
+            self._soon.popleft()()
         while self._found:
             watched, reason = self._found.popleft()
             # what is being changed right now, or was since it was looked at, need not look as it did
@@ -111,6 +167,10 @@ class Engine:
                 self.submit(Job("mend", watched.id, reason=reason, about=self.records.get(watched.id)))
         for id_ in self.backoff.due():
             self.submit(Job("retry", id_))
+        while self._postponed and self._postponed[0][0] <= time.monotonic():
+            _, job, record = self._postponed.popleft()
+            if self.records.get(job.id) is record:
+                self.submit(job)
         while self._backlog and self.pipeline.waiting == 0:
             actions = self._next_actions()
             if not actions:
@@ -121,10 +181,13 @@ class Engine:
 
     @property
     def idle(self) -> bool:
-        return not self._backlog and not self._cycles
+        return not self._backlog and not self._cycles and not self._chores
 
     def refuse_backlog(self, error: dict[str, Any]) -> None:
         """Answers everything that is not in a cycle with an error, at a stop."""
+        self._resume = None  # the next start does it again
+        while self._soon:
+            self._soon.popleft()()
         waiting = list(self._backlog)
         for jobs in self._busy.values():
             waiting += jobs
@@ -157,11 +220,15 @@ class Engine:
     # -- out -----------------------------------------------------------------------------------------
 
     def _finish(self, cycle: Cycle) -> None:
+        if cycle.chore is not None:
+            self._looked(cycle)
+            return
         self._cycles -= 1
         for stage, seconds in cycle.stages.items():
             self.metrics.stage.labels(stage).observe(seconds)
         self.metrics.cycle.observe(len(cycle.actions))
         outcomes = {o.id: o for o in cycle.outcomes}
+        handing = any(a.verb in ("update", "move") for a in cycle.actions)
         for action in cycle.actions:
             id_ = action.job.id
             if cycle.ran:
@@ -173,12 +240,19 @@ class Engine:
                 self._answer(action.job, {"id": id_, "ok": False, "error": error})
                 if not cycle.ran:
                     self._reclaim(action)
-            else:
-                self._reply(action)
+                    if action.job.ticket is None:
+                        # the engine asked for it when something changed, and that will not happen again
+                        self._postponed.append((time.monotonic() + RETRY, action.job, self.records.get(id_)))
             held = self._busy.pop(id_)
             self._held -= len(held)
             # they arrived before whatever the backlog holds for this id by now
             self._backlog.extendleft(reversed(held))
+            if not cycle.refused:
+                if handing and _may_succeed_now(action):
+                    action.job.again = True
+                    self._backlog.appendleft(action.job)
+                else:
+                    self._reply(action)
 
     def _book(self, action: Action, outcome: Outcome) -> None:
         """Takes over what is true now, and tells those who listen."""
@@ -187,13 +261,17 @@ class Engine:
             self.records.pop(id_, None)
         else:
             self.records[id_] = new
-        if new is None or new.state != "failed":
+        if new is None or not (new.state == "failed" or new.error):
             self.backoff.forget(id_)
         else:
-            self.backoff.put(id_)
+            # nothing tells when an interface that is waited for is there
+            self.backoff.put(id_, most=LOOK if new.state == "pending" else None)
         self.ledger.put(id_, action.result.wired if new and new.state == "up" and action.result else None)
         self.upkeep.follow(old, new)
         error = action.result.error if action.result is not None else None
+        if new is not None and new.state == "failed" and new.places and isinstance(error, NETNS_ERRORS):
+            # no mending brings the namespace of old back: what is left goes, and all of it is made again
+            self.suspend(new, error.message)
         waits = new is not None and new.state == "pending"
         failed = error is not None and not waits
         result = "pending" if waits else error.code if error is not None else "ok"
@@ -219,9 +297,20 @@ class Engine:
                 fields["error"] = error.as_dict()
             self._tell(after or "removed", fields)
 
-    def _tell(self, event: str, fields: dict[str, Any]) -> None:
+    def _tell(self, event: str, fields: dict[str, Any], of: str = "connection") -> None:
         self.metrics.events.inc()
-        self._on_event(event, fields)
+        self._on_event(event, fields, of)
+        for listener in self.listeners:
+            listener(event, fields, of)
+
+    def _namespace(self, event: str, reference: str, who: Identity | None) -> None:
+        self.metrics.namespace_changes.labels(event).inc()
+        fields: dict[str, Any] = {"reference": reference, "identity": who._asdict() if who else None}
+        self._tell(event, fields, "namespace")
+
+    def tell(self, event: str, **fields: Any) -> None:
+        """Something happened to the engine itself."""
+        self._tell(event, {"instance": self.host.instance, **fields}, "engine")
 
     def _reclaim(self, action: Action) -> None:
         """Claims are as the record has them, whatever was planned and did not come true."""
@@ -237,17 +326,28 @@ class Engine:
             self._answer(action.job, result_of(action, self.records.get(action.job.id)))
 
     def _answer(self, job: Job, result: dict[str, Any]) -> None:
-        if job.ticket is not None:
+        if callable(job.ticket):
+            job.ticket(job.place, result)
+        elif job.ticket is not None:
             self._on_result(job.ticket, job.place, result)
+
+    def _wrote(self, step: str, seconds: float) -> None:
+        """The store has committed; called on its thread."""
+        self.metrics.store.labels(step).observe(seconds)
 
     def refresh_metrics(self) -> None:
         """Brings the gauges up to date; may be called from another thread."""
         m = self.metrics
         counts = dict.fromkeys(("up", "pending", "failed"), 0)
-        for record in list(self.records.values()):
+        waiting = dict.fromkeys(WAITED_FOR, 0)
+        for record in list(dict.values(self.records)):
             counts[record.state] = counts.get(record.state, 0) + 1
+            if record.state == "pending":
+                waiting[waits_for(record.reason)] += 1
         for state, count in counts.items():
             m.connections.labels(state).set(count)
+        for reason, count in waiting.items():
+            m.pending.labels(reason).set(count)
         m.queue.set(self.load)
         m.namespaces.set(self.upkeep.namespaces.count)
         m.unwritten.set(self.pipeline.unwritten)
@@ -259,6 +359,12 @@ class Engine:
             self._finish(cycle)
         self.pipeline.close()
         self.upkeep.namespaces.close()
+
+
+def _may_succeed_now(action: Action) -> bool:
+    """Whether a name was refused that another action of the same cycle may have given up a moment later."""
+    taken = action.result is not None and isinstance(action.result.error, fastnl.NameInUse)
+    return taken and not action.job.again
 
 
 def judge(action: Action) -> Outcome | None:
@@ -277,9 +383,12 @@ def judge(action: Action) -> Outcome | None:
         return Outcome(job.id, Record(job.id, action.spec, "up", result.wired.places, since=time.time()))
     error = result.error
     assert error is not None
-    if isinstance(error, NETNS_ERRORS) and (job.wait or job.op == "retry"):
+    if isinstance(error, WAITED_FOR_ERRORS) and (job.wait or job.op == "retry"):
         if result.wired is None:
-            return Outcome(job.id, Record(job.id, action.spec, "pending", reason=error.message, since=time.time()))
+            waits = Record(job.id, action.spec, "pending", reason=error.message, since=time.time())
+            if isinstance(error, fastnl.IfnameNotFound):
+                waits.error = error.as_dict()
+            return Outcome(job.id, waits)
     elif job.op == "retry":
         # what a mending could not take away is still there, and ours
         left = result.wired.places if result.wired else ()
@@ -302,7 +411,7 @@ def result_of(action: Action, record: Record | None) -> dict[str, Any]:
     """One item of a reply."""
     job = action.job
     error = action.error or (action.result.error if action.result is not None else None)
-    waits = job.wait and isinstance(error, NETNS_ERRORS) and record is not None and record.state == "pending"
+    waits = job.wait and isinstance(error, WAITED_FOR_ERRORS) and record is not None and record.state == "pending"
     if error is not None and not waits:
         return {"id": job.id, "ok": False, "error": error.as_dict()}
     if job.op == "disconnect":

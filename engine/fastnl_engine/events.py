@@ -1,8 +1,8 @@
-"""Events: what happens to connections, for whoever subscribes.
+"""Events: what happens to connections, their namespaces and the engine, for whoever subscribes.
 
-Frames [topic, msgpack]; the topic is `connection.<state>.<id>`, so that a subscriber can ask for one state
-or one connection by prefix.  Events are numbered from 1 in each run of the engine; a gap tells a subscriber
-that it was too slow, and the `events` op has what it missed, as far back as the log reaches.
+Frames [topic, msgpack]; the topic is `<of>.<event>.<name>`, such as `connection.up.c1`, so that a subscriber can
+ask for one kind of event or one connection by prefix.  Events are numbered from 1 in each run of the engine; a gap
+tells a subscriber that it was too slow, and the `events` op has what it missed, as far back as the log reaches.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -18,26 +19,29 @@ import zmq
 LOG_EVENTS = 10_000
 LOG_BYTES = 8 << 20
 
+NAMED_BY = {"connection": "id", "namespace": "reference", "engine": "instance"}  # the last word of a topic
+
 
 class Events:
     """run   a word that is another one after each start, as the numbers begin anew with it"""
 
-    def __init__(self, socket: zmq.Socket[bytes]) -> None:
-        self._socket = socket
+    def __init__(self, sockets: Sequence[zmq.Socket[bytes]]) -> None:
+        self._sockets = sockets
         self.run = secrets.token_hex(4)
         self.newest = 0
         self._log: deque[bytes] = deque()
         self._log_bytes = 0
 
-    def publish(self, state: str, fields: dict[str, Any], subject: str = "connection") -> None:
+    def publish(self, event: str, fields: dict[str, Any], of: str = "connection") -> None:
         """Sends one event; a subscriber that does not keep up loses events, nobody waits for it."""
         self.newest += 1
         body = msgspec.msgpack.encode(
-            {"v": 1, "n": self.newest, "run": self.run, "time": time.time(), "event": state, "of": subject, **fields}
+            {"v": 1, "n": self.newest, "run": self.run, "time": time.time(), "event": event, "of": of, **fields}
         )
         self._keep(body)
-        topic = f"{subject}.{state}.{fields.get('id', '')}"
-        self._socket.send_multipart([topic.encode(), body], zmq.NOBLOCK)
+        frames = [f"{of}.{event}.{fields[NAMED_BY[of]]}".encode(), body]
+        for socket in self._sockets:
+            socket.send_multipart(frames, zmq.NOBLOCK)
 
     @property
     def oldest(self) -> int:
@@ -57,4 +61,5 @@ class Events:
             self._log_bytes -= len(self._log.popleft())
 
     def close(self) -> None:
-        self._socket.close()
+        for socket in self._sockets:
+            socket.close()

@@ -12,7 +12,9 @@ import fastnl
 from fastnl_engine.planner import Action
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from fastnl_engine.resume import Resume
 
 
 class Executor:
@@ -21,8 +23,10 @@ class Executor:
     Removals come first, so that what they give back (names, VNIs, addresses) can be had in the same cycle.
     """
 
-    def __init__(self, host: fastnl.Host) -> None:
+    def __init__(self, host: fastnl.Host, *, strict: bool = False) -> None:
         self.host = host
+        self.strict = strict  # whether mending removes addresses that nobody asked for
+        self.resume: Resume | None = None  # while the leftovers of the last run are being looked at
 
     def prepare(self, actions: Sequence[Action]) -> None:
         """Chooses the indexes of what will be created, before the intent is written."""
@@ -31,8 +35,10 @@ class Executor:
                 action.indexes = self.host.take_indexes(len(action.values.ends))
 
     def run(self, actions: Sequence[Action]) -> None:
+        if self.resume is not None:
+            self.resume.visit(reference for action in actions for reference in _namespaces_of(action))
         self._each(actions, "remove", lambda part: self.host.disconnect([a.wired for a in part if a.wired]))
-        self._each(actions, "mend", lambda part: self.host.mend([a.wired for a in part if a.wired]))
+        self._each(actions, "mend", lambda part: self.host.mend([a.wired for a in part if a.wired], strict=self.strict))
         self._each(actions, "move", self._move)
         self._each(
             actions,
@@ -67,3 +73,10 @@ class Executor:
             results = [fastnl.Result(wired=a.wired, error=problem, changed=False) for a in part]
         for action, result in zip(part, results, strict=True):
             action.result = result
+
+
+def _namespaces_of(action: Action) -> Iterator[str]:
+    """Where an action will find or put interfaces."""
+    for connection in (action.wired.connection if action.wired else None, action.values):
+        if connection is not None:
+            yield from (end.netns for end in connection.ends)

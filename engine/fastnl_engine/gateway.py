@@ -5,11 +5,11 @@ One thread owns every socket.  It decodes and answers; the kernel and the disk a
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
+import logging
 import os
-import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,30 +22,49 @@ import zmq
 
 import fastnl
 from fastnl_engine import wire
-from fastnl_engine.auth import NEEDED, Roles, peer_of
+from fastnl_engine.auth import NEEDED, Roles, forget_groups, peer_of
 from fastnl_engine.config import Config
+from fastnl_engine.curve import read_secret
+from fastnl_engine.door import HANDSHAKE, Door
 from fastnl_engine.engine import Engine
 from fastnl_engine.events import Events
+from fastnl_engine.jobs import ITEM_ERRORS, connect_job, disconnect_job, item_error, move_job
+from fastnl_engine.kv.base import KV
+from fastnl_engine.kv_requests import KvRequests
+from fastnl_engine.listeners import Listeners
 from fastnl_engine.metrics import Http
-from fastnl_engine.model import decode_connection, encode, values_of
+from fastnl_engine.peers import Peer, Peers
 from fastnl_engine.planner import Job
-from fastnl_engine.queries import Queries
+from fastnl_engine.queries import Lane, Queries, Question
+from fastnl_engine.requestlog import Asked, RequestLog, who_is
 
 log = structlog.get_logger()
 
 DRAIN = 256  # requests taken in a row before results go out again
+DRAIN_SECONDS = 0.01  # and the time for it, as one request may be as much work as hundreds
+LANE = 64  # questions of one kind that may wait
+KEYS = 256  # requests of keys that may; most of them are watches, which cost nothing
+ARRIVED = 16  # requests of one client that ZeroMQ takes in beforehand; each may be as large as a request may be
+SUBSCRIPTION = 4096  # bytes of a subscription; ZeroMQ remembers it in some fifty times as many
 
 
 class Ticket:
-    """A request on its way: where its reply goes and which results are still missing."""
+    """A request on its way: where its reply goes and which results are still missing.
 
-    __slots__ = ("address", "id", "missing", "results")
+    route  the frames that lead its reply back
+    lane   that a question waits in
+    """
 
-    def __init__(self, address: list[bytes], id_: wire.RequestId, items: int) -> None:
-        self.address = address
-        self.id = id_
-        self.results: list[Any] = [None] * items
-        self.missing = items
+    __slots__ = ("asked", "id", "lane", "missing", "peer", "results", "route")
+
+    def __init__(self, peer: Peer, route: list[bytes], asked: Asked) -> None:
+        self.peer = peer
+        self.route = route
+        self.asked = asked
+        self.id: wire.RequestId = None
+        self.lane: Lane | KvRequests | None = None
+        self.results: list[Any] = []
+        self.missing = 0
 
 
 class InUse(Exception):
@@ -61,19 +80,26 @@ class Gateway:
         self._locks: list[int] = []
         self._stopping = False
         self.serving = False
-        self._answers: deque[tuple[list[bytes], bytes]] = deque()
+        self.each_turn: Callable[[], None] = lambda: None  # called on the thread that serves
+        self._answers: deque[tuple[Ticket, bytes]] = deque()
+        self.requests = RequestLog(config.log_level)
         self._roles = Roles.parse(config.roles)
-        self._peers: dict[str, int] = {}
-        self._router = self._bind(zmq.ROUTER, config.endpoint)
-        self.events = Events(self._bind(zmq.PUB, config.events))
+        self._senders: dict[str, tuple[int, str]] = {}
+        self._listeners = Listeners()
+        secret = read_secret(config.curve_secret) if config.tcp or config.tcp_events else ""
+        self._door = Door(self._context, secret, lambda: self._roles)
+        self._routers = [self._bind(zmq.ROUTER, endpoint) for endpoint in (config.endpoint, config.tcp) if endpoint]
+        self.events = Events([self._bind(zmq.PUB, where) for where in (config.events, config.tcp_events) if where])
         self.engine = make_engine(self)
         self.metrics = self.engine.metrics
         self.metrics.info.labels(fastnl.__version__, config.instance).set(1)
         self._http = self._serve_http(config.http)
-        self.queries = Queries(self.engine, config)
-        self._asked: queue.SimpleQueue[tuple[Ticket, Any] | None] = queue.SimpleQueue()
-        self._asker = threading.Thread(target=self._query_main, name="queries")
-        self._asker.start()
+        self.queries = Queries(self.engine, self.events, config)
+        self.peers = Peers(self.metrics.replies_lost.inc)
+        self._listeners.start()
+        # what is known is told at once, though somebody else may be having the kernel read
+        self._memory, self._kernel = (Lane(name, self._answered) for name in ("memory", "queries"))
+        self.kv: KvRequests | None = None
 
     # -- sockets -------------------------------------------------------------------------------------
 
@@ -82,11 +108,20 @@ class Gateway:
         socket = self._context.socket(kind)
         socket.setsockopt(zmq.LINGER, 500)
         # beyond what a request may have, so that most get an answer that says so; above, the peer is cut off
-        socket.setsockopt(zmq.MAXMSGSIZE, 4 * wire.MAX_FRAME)
+        socket.setsockopt(zmq.MAXMSGSIZE, 4 * wire.MAX_FRAME if kind == zmq.ROUTER else SUBSCRIPTION)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE)
+        if kind == zmq.ROUTER:
+            socket.setsockopt(zmq.RCVHWM, ARRIVED)
+            Peers.prepare(socket)
+        if endpoint.startswith("tcp://"):
+            self._door.lock(socket, ipv6="[" in endpoint)
+        elif kind == zmq.PUB:
+            self._door.guard(socket)
         if endpoint.startswith("ipc://") and not endpoint.startswith("ipc://@"):
             path = Path(endpoint.removeprefix("ipc://"))
             path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             self._locks.append(lock(path.with_name(path.name + ".lock"), f"the endpoint {endpoint}"))
+        self._listeners.add(socket)
         try:
             socket.bind(endpoint)
         except zmq.ZMQError as e:
@@ -109,12 +144,15 @@ class Gateway:
     def close(self) -> None:
         if self._http is not None:
             self._http.close()
-        self._asked.put(None)
-        self._asker.join()
+        self._stop_lanes()
         self.engine.stop()
         self._send_answers()
-        self._router.close()
+        self.requests.flush()
+        self._listeners.close()
+        for router in self._routers:
+            router.close()
         self.events.close()
+        self._door.close()
         self._context.term()
         for endpoint in (self.config.endpoint, self.config.events):
             if endpoint.startswith("ipc://") and not endpoint.startswith("ipc://@"):
@@ -128,30 +166,46 @@ class Gateway:
         self._stopping = True
         self.engine.pipeline.wake()
 
+    def take_settings(self, config: Config, roles: Roles) -> None:
+        """Puts changed roles, log level and queue into force, from the next request on."""
+        self._roles = roles
+        self._senders.clear()
+        forget_groups()
+        self.requests.level = getattr(logging, config.log_level.upper())
+        self.engine.queue = config.queue
+        self.engine.tell("reloaded")
+
+    def offer_keys(self, kv: KV, loop: asyncio.AbstractEventLoop) -> None:
+        """Lets clients have the keys of a store that is used from `loop`, which has to run for longer than this."""
+        self.kv = KvRequests(kv, loop, self._answered)
+
     def serve(self) -> None:
         poller = zmq.Poller()
-        poller.register(self._router, zmq.POLLIN)
+        for router in self._routers:
+            poller.register(router, zmq.POLLIN)
+        poller.register(self._door.socket, zmq.POLLIN)
         poller.register(self.engine.pipeline.wakeup, zmq.POLLIN)
         namespaces = self.engine.upkeep.namespaces
-        watched: set[int] = set()
+        poller.register(namespaces, zmq.POLLIN)
         self.serving = True
+        self.engine.tell("serving")
         while not self._stopping:
-            fds = set(namespaces.fds)
-            for fd in watched - fds:
-                poller.unregister(fd)
-            for fd in fds - watched:
-                poller.register(fd, zmq.POLLIN)
-            watched = fds
-            poller.poll(int(1000 * min(1.0, namespaces.timeout, self.engine.backoff.timeout)) + 1)
+            self.each_turn()
+            due = min(1.0, namespaces.timeout, self.engine.backoff.timeout, self.peers.timeout)
+            ready = poller.poll(int(1000 * due) + 1)
+            if (self._door.socket, zmq.POLLIN) in ready:
+                self._door.turn()
             self._take_requests()
-            namespaces.turn()
+            namespaces.turn((namespaces.fileno(), zmq.POLLIN) in ready)
             self.engine.turn()
             self._send_answers()
+            self.requests.flush()
         self._finish()
 
     def _finish(self) -> None:
         """What is in the kernel is finished and answered, everything else refused."""
         self.serving = False
+        self.engine.tell("stopping")
         error = {"code": "shutting_down", "message": "the engine is being stopped; interfaces stay as they are"}
         deadline = time.monotonic() + 4
         while time.monotonic() < deadline:
@@ -159,100 +213,134 @@ class Gateway:
             self.engine.refuse_backlog(error)
             self.engine.turn()
             self._send_answers()
-            if self.engine.idle and not self._router.poll(0):
+            if self.engine.idle and not any(router.poll(0) for router in self._routers):
                 break
             time.sleep(0.001)
-        self._asked.put(None)
-        self._asker.join()
+        for ticket in self._stop_lanes():
+            self._answered(ticket, wire.refuse(wire.ProtocolError(error["code"], error["message"], ticket.id)))
         self._send_answers()
 
+    def _stop_lanes(self) -> list[Ticket]:
+        """The questions that they did not come to."""
+        return [ticket for lane in (self._memory, self._kernel, self.kv) if lane is not None for ticket in lane.stop()]
+
     def _take_requests(self) -> None:
-        for _ in range(DRAIN):
-            try:
-                frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
-            self._request([bytes(f.buffer) for f in frames], self._role_of(frames[-1]))
+        for router in self._routers:
+            until = time.monotonic() + DRAIN_SECONDS
+            with contextlib.suppress(zmq.Again):
+                for _ in range(DRAIN):
+                    if time.monotonic() > until:
+                        break
+                    frames = router.recv_multipart(zmq.NOBLOCK, copy=False)
+                    sender = self._sender_of(frames[-1], over_tcp=router is not self._routers[0])
+                    self._request(router, [bytes(f.buffer) for f in frames], *sender)
 
-    def _role_of(self, frame: zmq.Frame) -> int:
-        """What the sender may do; peers of one address are the same process."""
-        try:
-            address = str(frame.get("Peer-Address"))
-        except zmq.ZMQError:
-            address = ""
-        role = self._peers.get(address)
-        if role is None:
-            if len(self._peers) > 4096:
-                self._peers.clear()
+    def _sender_of(self, frame: zmq.Frame, *, over_tcp: bool) -> tuple[int, str]:
+        """What the sender may do, and who it is; peers of one ipc address are the same process."""
+        if over_tcp:
+            # the door has asked for the key; over ipc a peer may claim to be any User-Id
+            who = _told_of(frame, "User-Id")
+            return self._roles.keys.get(who.removeprefix("key:"), 0), who
+        address = _told_of(frame, "Peer-Address")
+        sender = self._senders.get(address)
+        if sender is None:
             peer = peer_of(address)
-            role = self._peers[address] = self._roles.of(peer[0], peer[1]) if peer else 0
-        return role
+            if peer is None:
+                return 0, ""
+            if len(self._senders) > 4096:
+                self._senders.clear()
+            sender = self._senders[address] = self._roles.of(peer[0], peer[1]), who_is(peer[0], peer[2])
+        return sender
 
-    def _request(self, frames: list[bytes], role: int) -> None:
+    def _request(self, router: zmq.Socket[bytes], frames: list[bytes], role: int, who: str) -> None:
         # DEALER sends one frame, REQ puts an empty one before it; both get back what they sent
-        address = frames[:2] if len(frames) > 2 and frames[1] == b"" else frames[:1]
-        if len(frames) != len(address) + 1:
-            error = wire.ProtocolError("bad_request", f"a request is one frame, not {len(frames) - len(address)}")
-            self._answers.append((address, wire.refuse(error)))
-            return
+        route = frames[:2] if len(frames) > 2 and frames[1] == b"" else frames[:1]
+        ticket = Ticket(self.peers.asks(router, frames[0]), route, Asked("", who))
         try:
+            if len(frames) != len(route) + 1:
+                raise wire.ProtocolError("bad_request", f"a request is one frame, not {len(frames) - len(route)}")
             request = wire.decode(frames[-1])
-            op = wire.NAMES[type(request)]
+            ticket.id = request.id
+            ticket.asked.op = op = wire.name_of(request)
             self.metrics.requests.labels(op).inc()
             if role < NEEDED[op]:
                 raise wire.ProtocolError(
                     "forbidden", f"op: {op!r} is not for you; `roles` of the engine's configuration decides", request.id
                 )
-            self._dispatch(address, request)
+            busy = self.peers.too_much(ticket.peer, question=isinstance(request, Question | wire.Kv))
+            if busy:
+                raise wire.ProtocolError("busy", busy, request.id)
+            self._dispatch(ticket, request)
         except wire.ProtocolError as e:
             self.metrics.refused.labels(e.code).inc()
-            self._answers.append((address, wire.refuse(e)))
+            self.requests.refused(ticket.asked, e.id, e.code, e.message)
+            self._answers.append((ticket, wire.refuse(e)))
         except Exception as e:
             # nothing that a client sends may end the engine
-            log.exception("request failed", op=frames[-1][:80])
+            log.exception("request failed", op=ticket.asked.op, client=who, frame=frames[-1][:80])
             error = wire.ProtocolError("internal", f"{type(e).__name__}: {e}; please report this")
-            self._answers.append((address, wire.refuse(error)))
+            self._answers.append((ticket, wire.refuse(error)))
 
-    def _dispatch(self, address: list[bytes], request: wire.Request) -> None:
+    def _dispatch(self, ticket: Ticket, request: wire.Request) -> None:
         match request:
             case wire.Connect():
-                self._items(address, request.id, request.connections, lambda raw: _connect_job(raw, request.wait))
+                self._items(ticket, request.connections, lambda raw: connect_job(raw, request.wait))
             case wire.Disconnect():
-                self._items(address, request.id, request.ids, _disconnect_job)
+                self._items(ticket, request.ids, disconnect_job)
             case wire.Move():
-                self._items(address, request.id, request.moves, _move_job)
-            case wire.Info() | wire.List():
-                self._answers.append((address, self.queries.answer(request)))
-            case wire.EventsSince():
-                rows = [{"ok": True, "event": body} for body in self.events.since(request.since, request.limit)]
-                bounds = {"run": self.events.run, "oldest": self.events.oldest, "newest": self.events.newest}
-                self._answers.append((address, wire.reply(request.id, rows, **bounds)))
+                self._items(ticket, request.moves, move_job)
+            case wire.Info():
+                ticket.results = [{"ok": True, **self.queries.info()}]
+                self._answer(ticket)
+            case wire.List() | wire.EventsSince():
+                self._wait_in(self._memory, ticket, LANE)
+                self._memory.put(ticket, self.queries.prepare(request))
             case wire.Verify() | wire.Stats():
-                # they read the kernel: on a thread of their own, with the records as they are now
-                self._asked.put((Ticket(address, request.id, 0), self.queries.prepare(request)))
+                self._wait_in(self._kernel, ticket, LANE)
+                self._kernel.put(ticket, self.queries.prepare(request))
+            case wire.Kv():
+                if self.kv is None:
+                    raise wire.ProtocolError(
+                        "no_store", 'this engine keeps no keys; [ligato] store = "embedded" in its configuration is '
+                        "what makes it", request.id,
+                    )  # fmt: skip
+                question = self.kv.prepare(request)
+                self._wait_in(self.kv, ticket, KEYS)
+                self.kv.put(ticket, question)
 
-    def _items(
-        self, address: list[bytes], id_: wire.RequestId, items: list[msgspec.Raw], make: Callable[[msgspec.Raw], Job]
-    ) -> None:
-        if len(items) > self.engine.queue:
-            raise wire.ProtocolError("too_large", f"the queue takes {self.engine.queue} items, not {len(items)}", id_)
-        if not self.engine.has_room(len(items)):
-            raise wire.ProtocolError("busy", f"{self.engine.load} jobs are waiting; try again in a moment", id_)
-        ticket = Ticket(address, id_, len(items))
+    def _wait_in(self, lane: Lane | KvRequests, ticket: Ticket, most: int) -> None:
+        if lane.waiting >= most:
+            raise wire.ProtocolError("busy", f"{lane.waiting} questions are waiting; try again in a moment", ticket.id)
+        ticket.lane = lane
+        lane.waiting += 1
+        ticket.peer.questions += 1
+
+    def _items(self, ticket: Ticket, items: list[msgspec.Raw], make: Callable[[msgspec.Raw], Job]) -> None:
+        count, peer = len(items), ticket.peer
+        if count > self.engine.queue:
+            raise wire.ProtocolError("too_large", f"the queue takes {self.engine.queue} items, not {count}", ticket.id)
+        # as many as the client has waiting have to fit in once more, so that nobody takes all the room
+        if not self.engine.has_room(peer.jobs + count):
+            raise wire.ProtocolError(
+                "busy", f"{self.engine.load} jobs wait, {peer.jobs} of them yours; try again in a moment", ticket.id
+            )
+        ticket.results = [None] * count
+        ticket.missing = count
+        peer.jobs += count
         seen: set[str] = set()
         for place, raw in enumerate(items):
             try:
                 job = make(raw)
                 if job.id in seen:
                     raise fastnl.Conflict(f"id: {job.id!r} is there twice in one request", field="id")
-            except (fastnl.FastnlError, msgspec.DecodeError, RecursionError, UnicodeDecodeError, ValueError) as e:
-                self.result(ticket, place, {"id": wire.id_in(raw), "ok": False, "error": _item_error(e)})
+            except ITEM_ERRORS as e:
+                self.result(ticket, place, {"id": wire.id_in(raw), "ok": False, "error": item_error(e)})
                 continue
             seen.add(job.id)
-            job.ticket, job.place = ticket, place
+            job.ticket, job.place, job.client = ticket, place, peer
             self.engine.submit(job)
         if not items:
-            self._answers.append((address, wire.reply(id_, [])))
+            self._answer(ticket)
 
     # -- results -------------------------------------------------------------------------------------
 
@@ -260,26 +348,43 @@ class Gateway:
         """One item is done; the reply goes when all are."""
         ticket.results[place] = result
         ticket.missing -= 1
+        ticket.peer.jobs -= 1
         if ticket.missing == 0:
-            self._answers.append((ticket.address, wire.reply(ticket.id, ticket.results)))
+            self._answer(ticket)
 
-    def _query_main(self) -> None:
-        while (asked := self._asked.get()) is not None:
-            ticket, run = asked
-            try:
-                answer = wire.reply(ticket.id, run())
-            except Exception as e:
-                log.exception("query failed")
-                answer = wire.refuse(wire.ProtocolError("internal", f"{type(e).__name__}: {e}", ticket.id))
-            self._answers.append((ticket.address, answer))
-            self.engine.pipeline.wake()
+    def _answer(self, ticket: Ticket) -> None:
+        self._answers.append((ticket, wire.reply(ticket.id, ticket.results)))
+        for code, count in self.requests.done(ticket.asked, ticket.id, ticket.results).items():
+            self.metrics.results.labels(ticket.asked.op, code).inc(count)
+
+    def _answered(self, ticket: Ticket, reply: bytes) -> None:
+        """A question has its answer.  On the thread of its lane."""
+        self.requests.done(ticket.asked, ticket.id, ())
+        self._answers.append((ticket, reply))
+        self.engine.pipeline.wake()
+
+    def tell(self, event: str, fields: dict[str, Any], of: str = "connection") -> None:
+        """Something happened: for subscribers, and what failed for the log."""
+        self.events.publish(event, fields, of)
+        if event == "failed":
+            self.requests.connection_failed(fields["id"], fields.get("error", {"message": fields.get("reason", "")}))
 
     def _send_answers(self) -> None:
         while self._answers:
-            address, answer = self._answers.popleft()
-            # a client that is gone or does not read loses its own replies; the engine does not wait for it
-            with contextlib.suppress(zmq.Again, zmq.ZMQError):
-                self._router.send_multipart([*address, answer], zmq.NOBLOCK)
+            ticket, reply = self._answers.popleft()
+            if ticket.lane is not None:
+                ticket.lane.waiting -= 1
+                ticket.peer.questions -= 1
+            self.peers.send(ticket.peer, ticket.route, reply)
+        self.peers.turn()
+
+
+def _told_of(frame: zmq.Frame, name: str) -> str:
+    """What ZeroMQ knows of the peer that sent a frame; "" if nothing."""
+    try:
+        return str(frame.get(name))
+    except zmq.ZMQError:
+        return ""
 
 
 def lock(path: Path, what: str) -> int:
@@ -294,26 +399,3 @@ def lock(path: Path, what: str) -> int:
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
-
-
-def _connect_job(raw: msgspec.Raw, wait: bool) -> Job:
-    connection = decode_connection(raw)
-    values = values_of(connection)
-    return Job("connect", connection.id, connection, values, encode(connection), wait=wait)
-
-
-def _disconnect_job(raw: msgspec.Raw) -> Job:
-    return Job("disconnect", wire.decode_text(raw))
-
-
-def _move_job(raw: msgspec.Raw) -> Job:
-    move = wire.decode_move(raw)
-    return Job("move", move.id, move=move)
-
-
-def _item_error(e: Exception) -> dict[str, Any]:
-    if isinstance(e, fastnl.FastnlError):
-        return e.as_dict()
-    field, problem = wire.explain(e)
-    error: dict[str, Any] = {"code": "invalid", "message": f"{field}: {problem}" if field else problem}
-    return error | {"field": field} if field else error

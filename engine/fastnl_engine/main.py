@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,18 @@ import click
 import structlog
 
 import fastnl
-from fastnl_engine import reconcile
+from fastnl.fence import fence_files
+from fastnl_engine import flush as flushing
 from fastnl_engine.audit import Audit
-from fastnl_engine.auth import RoleError
+from fastnl_engine.auth import RoleError, Roles
 from fastnl_engine.config import Config, ConfigError, load
+from fastnl_engine.curve import KeyProblem
 from fastnl_engine.engine import Engine
 from fastnl_engine.gateway import Gateway, InUse, lock
 from fastnl_engine.instance import claim
 from fastnl_engine.model import Record
+from fastnl_engine.reload import Reload
+from fastnl_engine.resume import Resume
 from fastnl_engine.store.base import Intent, Outcome, Store, StoreError
 from fastnl_engine.store.sqlite import SqliteStore
 
@@ -38,62 +44,95 @@ log = structlog.get_logger()
 @click.option("--http", help="HOST:PORT for /metrics, /livez and /readyz.")
 @click.option("--durable/--no-durable", default=None, help="Wait for the disk before each reply (default: yes).")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default=None)
+@click.option("--flush", is_flag=True, help="Remove every interface and record of this instance, and end.")
 @click.version_option(fastnl.__version__)
-def main(config_file: str | None, **flags: Any) -> None:
+def main(config_file: str | None, flush: bool, **flags: Any) -> None:
     """Wires network namespaces together as clients ask over ZeroMQ, and keeps them so."""
+
+    def read() -> Config:
+        return load(config_file, os.environ, flags)
+
     try:
-        config = load(config_file, os.environ, flags)
+        config = read()
     except ConfigError as e:
         raise click.UsageError(str(e)) from None
     _set_up_log(config.log_level)
     try:
-        run(config)
+        if flush:
+            sys.exit(0 if run_flush(config) else 1)
+        run(config, read)
     except fastnl.InvalidValue as e:
         raise click.UsageError(str(e)) from None
-    except (InUse, StoreError, OSError, RoleError, fastnl.FastnlError) as e:
-        log.error("cannot start", reason=str(e))
+    except (InUse, StoreError, OSError, RoleError, KeyProblem, fastnl.FastnlError) as e:
+        log.error("cannot flush" if flush else "cannot start", reason=str(e))
         sys.exit(1)
 
 
-def run(config: Config) -> None:
-    """Serves until SIGTERM or SIGINT.  Raises InUse, StoreError, InvalidValue or OSError when it cannot begin."""
+def run(config: Config, read: Callable[[], Config]) -> None:
+    """Serves until SIGTERM or SIGINT; `read` gives changed settings on SIGHUP.
+
+    Raises InUse, StoreError, InvalidValue or OSError when it cannot begin.
+    """
+
+    def apply(new: Config) -> None:
+        roles = Roles.parse(new.roles)
+        fence_files(new.file_prefixes)
+        gateway.take_settings(new, roles)
+        _set_up_log(new.log_level)
+        audit.set_pace(new.audit)
+
+    reload = Reload(config, read, apply)
+    signal.signal(signal.SIGHUP, lambda *_: reload.ask())  # it would end the process
     # the default of 5 ms would make the kernel thread wait for the gateway's Python
     sys.setswitchinterval(0.0005)
-    # a batch holds a descriptor for each of its namespaces
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    os.umask(0o007)  # the sockets are for the engine's user and group
-    host = fastnl.Host(config.instance)
-    _probe(host)
-    Path(config.state_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
-    state_lock = lock(Path(config.state_dir) / "lock", f"the state folder {config.state_dir}")
-    instance = claim(config.instance)
-    store = SqliteStore(config.state_file, durable=config.durable)
+    host, held, store = _own(config)
     records, intents = store.load()
 
     def make_engine(gateway: Gateway) -> Engine:
-        return Engine(host, store, gateway.result, gateway.events.publish, queue=config.queue)
+        return Engine(host, store, gateway.result, gateway.tell, queue=config.queue, strict=config.strict)
 
     # before anything is touched it has to be certain that no other engine has the endpoint
     gateway = Gateway(config, make_engine)
-    audit = None
+    gateway.each_turn, reload.wake = reload.turn, gateway.engine.pipeline.wake
+    audit = Audit(host, gateway.engine.ledger, gateway.engine.broken)
     try:
         _resume(gateway.engine, store, records, intents, recreate=config.resync == "recreate")
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, lambda *_: gateway.stop())
         log.info("serving", endpoint=config.endpoint)
-        audit = Audit(host, gateway.engine.ledger, config.audit, gateway.engine.broken) if config.audit else None
+        audit.set_pace(config.audit)
         gateway.serve()
     finally:
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, signal.SIG_IGN)  # it is stopping as it is
-        if audit is not None:
-            audit.stop()
+        audit.stop()
         gateway.close()
     store.close()
-    instance.close()
-    os.close(state_lock)
+    held.close()
     log.info("stopped")
+
+
+def run_flush(config: Config) -> bool:
+    """Removes everything of the instance; whether nothing was left.  Raises what `run` does."""
+    host, held, store = _own(config)
+    with held, contextlib.closing(store):
+        return flushing.flush(host, store)
+
+
+def _own(config: Config) -> tuple[fastnl.Host, contextlib.ExitStack, SqliteStore]:
+    """The kernel, the locks of state folder and instance, and the state.  Raises InUse, StoreError, OSError."""
+    # a batch holds a descriptor for each of its namespaces
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    os.umask(0o007)  # the sockets are for the engine's user and group
+    fence_files(config.file_prefixes)
+    host = fastnl.Host(config.instance)
+    _probe(host)
+    Path(config.state_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+    held = contextlib.ExitStack()
+    held.callback(os.close, lock(Path(config.state_dir) / "lock", f"the state folder {config.state_dir}"))
+    held.enter_context(claim(config.instance))
+    return host, held, SqliteStore(config.state_file, durable=config.durable)
 
 
 def _probe(host: fastnl.Host) -> None:
@@ -109,18 +148,34 @@ def _probe(host: fastnl.Host) -> None:
 def _resume(
     engine: Engine, store: Store, records: Sequence[Record], intents: Sequence[Intent], *, recreate: bool
 ) -> None:
-    """Takes up where the last engine of this state stopped."""
-    findings = reconcile.resume(engine.host, records, intents, recreate=recreate)
+    """Takes up where the last engine of this state stopped; most of it is done while jobs are served."""
+    began = time.monotonic()
+    resume = Resume(engine.host, records, intents, recreate=recreate)
     known = {record.id: record for record in records}
     store.settle([Outcome(intent.id, known.get(intent.id)) for intent in intents])
-    lost = {record.id: reason for record, reason in findings.lost}
-    for record in records:
-        if record.id in lost:
-            log.warning("made again", id=record.id, reason=lost[record.id])
-            engine.restore(record, lost[record.id])
-        else:
-            engine.adopt(record)
-    log.info("resumed", adopted=len(findings.adopted), made_again=len(findings.lost), orphans_removed=findings.orphans)
+    for id_, reason in resume.anew.items():
+        log.warning("made again", id=id_, reason=reason)
+
+    def resumed() -> None:
+        found = {
+            "adopted": resume.adopted - resume.mended, "mended": resume.mended, "made_again": len(resume.anew),
+            "orphans_removed": resume.orphans, "seconds": round(time.monotonic() - began, 3),
+        }  # fmt: skip
+        log.info("resumed", **found)
+        engine.tell("resumed", **found)
+
+    engine.take_over(records, resume, resumed)
+
+
+class _Log:
+    """Standard error for structlog.  A log that cannot be written, as on a full disk, must not stop the engine."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode(errors="backslashreplace"))
+
+    def flush(self) -> None:
+        pass
 
 
 def _set_up_log(level: str) -> None:
@@ -134,7 +189,7 @@ def _set_up_log(level: str) -> None:
             else structlog.processors.LogfmtRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(_Log()),  # type: ignore[arg-type]
     )
 
 

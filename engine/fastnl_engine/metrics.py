@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import Callable
+from collections import Counter as Counted
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.samples import Sample
 
 SECONDS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, that nobody asks for
 
 
 class Metrics:
@@ -29,22 +43,55 @@ class Metrics:
 
         self.requests = counter("requests", "Requests by op.", "op")
         self.refused = counter("requests_refused", "Requests refused as a whole, by error code.", "code")
+        self.replies_lost = counter("replies_lost", "Replies thrown away, as their client did not read.")
         self.items = counter("items", "Items done, by what was done and its result: ok or the error.", "verb", "result")
+        self.results = counter("results", "Items answered, by op and result: ok or the error.", "op", "result")
         self.kernel_errors = counter("kernel_errors", "Errors of the kernel, by errno.", "errno")
         self.mends = counter("mends", "Connections made again because somebody broke them.")
+        self.namespace_changes = counter("namespace_changes", "Namespaces that came and went.", "change")
         self.events = counter("events", "Events published.")
         self.stage = histogram(
             "stage_seconds", "Time of a cycle in each stage: waiting, intent, kernel, outcome.", SECONDS, "stage"
         )
+        self.store = histogram(
+            "store_seconds", "Time of one transaction: intend (before the kernel), settle (after it).", SECONDS, "step"
+        )
         self.cycle = histogram("cycle_items", "Items of a cycle.", SIZES)
         self.queue = gauge("queue_jobs", "Jobs taken on and not answered.")
         self.connections = gauge("connections", "Connections by state.", "state")
+        self.pending = gauge("pending", "Pending connections by the kind of namespace that they wait for.", "reason")
         self.namespaces = gauge("namespaces_watched", "Namespaces that connections refer to.")
         self.unwritten = gauge("store_unwritten", "Outcomes that could not be written to the disk yet.")
         self.info = gauge("info", "Always 1; version and instance are its labels.", "version", "instance")
 
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """Of every stage how many cycles went through it, their seconds together, and how many took at most so long."""
+        found: dict[str, dict[str, Any]] = {}
+        for sample in _samples(self.stage):
+            of = found.setdefault(sample.labels["stage"], {"count": 0, "seconds": 0.0, "within": []})
+            if sample.name.endswith("_count"):
+                of["count"] = int(sample.value)
+            elif sample.name.endswith("_sum"):
+                of["seconds"] = sample.value
+            elif sample.labels["le"] != "+Inf":
+                of["within"].append([float(sample.labels["le"]), int(sample.value)])
+        return found
+
+    def errors(self) -> dict[str, int]:
+        """Items and requests that were answered with an error, by its code."""
+        found: Counted[str] = Counted()
+        for sample in (*_samples(self.results), *_samples(self.refused)):
+            found[sample.labels.get("code") or sample.labels["result"]] += int(sample.value)
+        found.pop("ok", None)
+        return dict(found.most_common())
+
     def text(self) -> bytes:
         return generate_latest(self.registry)
+
+
+def _samples(metric: Counter | Histogram) -> Iterator[Sample]:
+    for family in metric.collect():
+        yield from family.samples
 
 
 class Http:
@@ -81,8 +128,11 @@ class Http:
             def log_message(self, *_: object) -> None:
                 """Probes come every few seconds; they are no news."""
 
-        self._server = ThreadingHTTPServer(address, Handler)
-        self._server.daemon_threads = True
+        class Server(ThreadingHTTPServer):
+            address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+            daemon_threads = True
+
+        self._server = Server(address, Handler)
         self.address = self._server.server_address
         self._thread = threading.Thread(target=self._server.serve_forever, name="http")
         self._thread.start()

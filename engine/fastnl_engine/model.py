@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from fastnl import Connection as Values
+from fastnl import Device, InvalidValue, Neighbour, Place, Route, Veth, Vxlan, Wired
 from fastnl import End as EndValue
-from fastnl import InvalidValue, Neighbour, Place, Route, Veth, Vxlan, Wired
-from fastnl.netns import Identity, canonical
+from fastnl.fence import fenced
+from fastnl.netns import Identity, canonical, check_fence
 
-Kind = Literal["veth", "vxlan"]
+Kind = Literal["veth", "vxlan", "dummy", "bridge", "vrf", "tap", "loopback", "existing"]
 State = Literal["up", "pending", "failed", "removing"]
 
 MAX_PARTS = 4096  # addresses, routes or neighbours of one end
@@ -30,6 +31,7 @@ class RouteSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, 
     table: int = 0
     source: Text | None = None
     onlink: bool = False
+    scope: str | None = None
 
 
 class NeighbourSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
@@ -48,6 +50,15 @@ class EndSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, fr
     neighbours: Annotated[list[NeighbourSpec], msgspec.Meta(max_length=MAX_PARTS)] = []
     queues: int = 1
     txqlen: int | None = None
+    up: bool = True
+    master: str | None = None
+    rx_checksum: bool | None = None
+    tx_checksum: bool | None = None
+    keep_addresses: bool = False
+
+
+class VrfSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    table: int
 
 
 class VxlanSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
@@ -90,6 +101,7 @@ class Connection(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True,
     a: EndSpec
     b: EndSpec | None = None
     vxlan: VxlanSpec | None = None
+    vrf: VrfSpec | None = None
     mtu: int | None = None
     labels: Annotated[dict[str, Text], msgspec.Meta(max_length=256)] = {}
 
@@ -103,25 +115,49 @@ def values_of(connection: Connection) -> Values:
     if not connection.id:
         raise InvalidValue("id", "is empty")
     a = _end(connection.a, "a")
-    if connection.kind == "veth":
+    kind = connection.kind
+    if connection.vxlan is not None and kind != "vxlan":
+        raise InvalidValue("vxlan", f"a {kind} connection has no tunnel")
+    if connection.vrf is not None and kind != "vrf":
+        raise InvalidValue("vrf", f"a {kind} connection has no table")
+    if kind == "veth":
         if connection.b is None:
             raise InvalidValue("b", "a veth connection needs its other end")
-        if connection.vxlan is not None:
-            raise InvalidValue("vxlan", "a veth connection has no tunnel")
         return Veth(a, _end(connection.b, "b"), connection.id, connection.mtu)
+    if connection.b is not None:
+        what = "the other is on another host" if kind == "vxlan" else "it leads nowhere else"
+        raise InvalidValue("b", f"a {kind} connection has one end here; {what}")
+    if kind != "vxlan":
+        table = connection.vrf.table if connection.vrf else None
+        return Device(kind, a, connection.id, connection.mtu, table)
     if connection.vxlan is None:
         raise InvalidValue("vxlan", "a vxlan connection needs its tunnel")
-    if connection.b is not None:
-        raise InvalidValue("b", "a vxlan connection has one end here; the other is on another host")
     options = {name: getattr(connection.vxlan, name) for name in VxlanSpec.__struct_fields__}
     options["underlay"] = _reference(connection.vxlan.underlay, "vxlan.underlay")
     return Vxlan(a=a, id=connection.id, mtu=connection.mtu, **options)
 
 
+def check_reach(connection: Connection) -> None:
+    """Raises InvalidValue, with the field, for a namespace in a file that the setting `file_prefixes` keeps out."""
+    if fenced():
+        check_fence(connection.a.netns, "a.netns")
+        if connection.b is not None:
+            check_fence(connection.b.netns, "b.netns")
+        if connection.vxlan is not None:
+            check_fence(connection.vxlan.underlay, "vxlan.underlay")
+
+
 def _end(end: EndSpec, where: str) -> EndValue:
     routes = [
         Route(
-            r.to, r.via, metric=r.metric, table=r.table, source=r.source, onlink=r.onlink, field=f"{where}.routes[{i}]"
+            r.to,
+            r.via,
+            metric=r.metric,
+            table=r.table,
+            source=r.source,
+            onlink=r.onlink,
+            scope=r.scope,
+            field=f"{where}.routes[{i}]",
         )
         for i, r in enumerate(end.routes)
     ]
@@ -138,6 +174,11 @@ def _end(end: EndSpec, where: str) -> EndValue:
         neighbours=neighbours,
         queues=end.queues,
         txqlen=end.txqlen,
+        up=end.up,
+        master=end.master,
+        rx_checksum=end.rx_checksum,
+        tx_checksum=end.tx_checksum,
+        keep_addresses=end.keep_addresses,
         where=where,
     )
 

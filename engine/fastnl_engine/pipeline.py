@@ -14,25 +14,34 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+import structlog
 
 from fastnl_engine.executor import Executor
 from fastnl_engine.planner import Action
 from fastnl_engine.store.base import Intent, Outcome, Store
 
+log = structlog.get_logger()
+
 RETRY = 1.0  # seconds between attempts to write what could not be written
+
+Row = TypeVar("Row", Intent, Outcome)
 
 
 @dataclass(slots=True)
 class Cycle:
     """Actions on different connections that go through the kernel together.
 
+    chore    something else to be done on the kernel's thread, in a cycle without actions
     refused  why the store could not take the intent (then nothing was done) or the outcome
     stages   seconds that it spent waiting, in intent, kernel and outcome
     """
 
     actions: list[Action]
+    chore: Callable[[], None] | None = None
     outcomes: list[Outcome] = field(default_factory=list)
     refused: str = ""
     ran: bool = False
@@ -49,20 +58,28 @@ class Cycle:
 class Pipeline:
     """Takes cycles in, gives them back finished, in order; `wakeup` is readable when there are some."""
 
-    def __init__(self, store: Store, executor: Executor, judge: Callable[[Action], Outcome | None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        executor: Executor,
+        judge: Callable[[Action], Outcome | None],
+        on_write: Callable[[str, float], None] = lambda step, seconds: None,
+    ) -> None:
         self._store = store
-        self._executor = executor
+        self._on_write = on_write
+        self.executor = executor
         self._judge = judge
         self._to_store: queue.SimpleQueue[tuple[str, Cycle] | None] = queue.SimpleQueue()
         self._to_kernel: queue.SimpleQueue[Cycle | None] = queue.SimpleQueue()
         self._finished: deque[Cycle] = deque()
         self._unwritten: dict[str, Outcome] = {}
+        self._failing = False  # the last write was refused
         self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.waiting = 0  # cycles taken in whose run has not begun
         self._count = threading.Lock()
         self._threads = [
-            threading.Thread(target=self._store_main, name="store"),
-            threading.Thread(target=self._kernel_main, name="kernel"),
+            threading.Thread(target=self._store_main, name="store", daemon=True),
+            threading.Thread(target=self._kernel_main, name="kernel", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -116,6 +133,8 @@ class Pipeline:
                     self._write([])
                 continue
             if job is None:
+                with contextlib.suppress(Exception):  # a last attempt; else their intents tell the next start
+                    self._write([])
                 return
             step, cycle = job
             cycle.passed("waiting")
@@ -132,15 +151,17 @@ class Pipeline:
                 self.wake()
 
     def _intend(self, cycle: Cycle) -> None:
-        self._executor.prepare(cycle.actions)
+        self.executor.prepare(cycle.actions)
         intents = [
             Intent(a.job.id, a.verb, a.spec, a.indexes)
             for a in cycle.actions
             if a.verb in ("create", "update", "remove", "move", "mend")
         ]
         try:
-            if intents:
-                self._store.intend(intents)
+            # What is owed goes first.  Written after the intent of a newer action on the same connection it would
+            # take that intent away; and as long as it cannot be written, nothing more may come into doubt.
+            self._write([])
+            self._save(self._store.intend, intents)
         except Exception as e:
             cycle.refused = f"the state could not be written, so nothing was done: {e}"
 
@@ -156,9 +177,25 @@ class Pipeline:
     def _write(self, outcomes: list[Outcome]) -> None:
         """Writes outcomes, and with them those that a full disk kept from being written before."""
         self._unwritten.update((o.id, o) for o in outcomes)
-        if self._unwritten:
-            self._store.settle(list(self._unwritten.values()))
-            self._unwritten.clear()
+        self._save(self._store.settle, list(self._unwritten.values()))
+        self._unwritten.clear()
+
+    def _save(self, write: Callable[[Sequence[Row]], None], rows: Sequence[Row]) -> None:
+        """Writes, if there is something, and tells the log when that begins to fail and when it is over."""
+        if not rows:
+            return
+        began = time.perf_counter()
+        try:
+            write(rows)
+        except Exception as e:
+            if not self._failing:
+                self._failing = True
+                log.error("state cannot be written", reason=str(e))
+            raise
+        self._on_write(write.__name__, time.perf_counter() - began)
+        if self._failing:
+            self._failing = False
+            log.info("state is written again")
 
     def _kernel_main(self) -> None:
         while (cycle := self._to_kernel.get()) is not None:
@@ -166,9 +203,18 @@ class Pipeline:
                 self.waiting -= 1
             self.wake()  # room for the next cycle to be made
             cycle.passed("waiting")
-            if not cycle.refused:
-                cycle.ran = True
-                self._executor.run(cycle.actions)
+            if cycle.chore is not None:
+                try:
+                    cycle.chore()
+                except Exception as e:
+                    cycle.refused = f"{type(e).__name__}: {e}"
+            elif not cycle.refused:
+                try:
+                    self.executor.run(cycle.actions)
+                    cycle.ran = True
+                except Exception as e:
+                    # the thread has to live on; what was half done is known by its intent
+                    cycle.refused = f"{type(e).__name__}: {e}; please report this"
             cycle.passed("kernel")
             self._to_store.put(("settle", cycle))
         self._to_store.put(None)

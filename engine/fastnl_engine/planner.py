@@ -24,9 +24,13 @@ Verb = Literal["create", "update", "remove", "forget", "move", "mend", "nothing"
 class Job:
     """One item of a request, or something that the engine asks of itself (then `ticket` is None).
 
-    ticket, place   the request that it belongs to and where its result goes there
+    ticket, place   the request that it belongs to and where its result goes there; a function is called with place
+                    and result
+    client          whose it is, as far as turns are concerned
     reason          of a suspension or mending: what happened to the connection
-    about           of a mending: the record that it is about; when there is another one, nothing is to be done
+    about           of a mending or suspension: the record that it is about; when there is another one, nothing is
+                    to be done
+    again           it is tried for the second time
     """
 
     op: Literal["connect", "disconnect", "move", "retry", "suspend", "mend"]
@@ -38,8 +42,10 @@ class Job:
     wait: bool = False
     ticket: Any = None
     place: int = 0
+    client: Any = None
     reason: str = ""
     about: Record | None = None
+    again: bool = False
 
 
 @dataclass(slots=True)
@@ -114,7 +120,7 @@ def plan(job: Job, record: Record | None, claims: Claims) -> Action:
         return _plan_disconnect(job, record, claims)
     if job.op == "suspend":
         # the record and its claims stay; what is left in the kernel goes
-        if record is None or record.state != "up":
+        if record is None or not record.places or (job.about is not None and job.about is not record):
             return Action("nothing", job, record)
         return Action("remove", job, record, record.wired())
     if job.op == "mend":

@@ -1,24 +1,21 @@
-"""From what the kernel holds to what the records say, at a start.
-
-Each namespace is read once.  What matches is adopted untouched; what does not is taken away and made
-again; what an engine of this instance left half-made, and what carries its mark without a record, is removed.
-"""
+"""What the kernel holds of ours, and how that differs from what the records say."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import fastnl
-from fastnl import Host
+from fastnl import Host, Wired
 from fastnl._nl import AddrRow, LinkRow, Tour
 from fastnl.batch import FIRST_INDEX
 from fastnl.netns import RUN_NETNS, Handles, Identity
 from fastnl.sweep import Target, sweep
-from fastnl_engine.model import Record, decode_connection, values_of
+from fastnl_engine.model import Record
 from fastnl_engine.store.base import Intent
+from fastnl_engine.upkeep import ends_of, ends_of_spec
 
 BATCH = 512  # namespaces read at a time: bounds the open descriptors
 
@@ -32,74 +29,41 @@ class Seen:
     addresses: dict[int, set[str]]
 
 
-@dataclass(slots=True)
-class Findings:
-    """adopted stay as they are; lost have to be made again; gone: indexes swept as nobody's, by namespace."""
-
-    adopted: list[Record] = field(default_factory=list)
-    lost: list[tuple[Record, str]] = field(default_factory=list)
-    orphans: int = 0
-
-
-def resume(host: Host, records: Sequence[Record], intents: Sequence[Intent], *, recreate: bool = False) -> Findings:
-    """Compares, adopts and cleans up; the lost records are the caller's to submit again.
-
-    recreate: take nothing over, whether it matches or not.
-    """
-    unfinished = {i.id for i in intents}
-    seen = look(host, _references(records, intents))
-    findings = Findings()
-    # by namespace and not by reference: two references may name one namespace
-    keep: set[tuple[Identity, int]] = set()
-    for record in records:
-        if record.state != "up":
-            continue
-        if recreate:
-            reason = "everything is made anew at this start"
-        elif record.id in unfinished:
-            reason = "its last change was not finished"
-        else:
-            reason = mismatch(host, record, seen)
-        if reason:
-            findings.lost.append((record, reason))
-            continue
-        findings.adopted.append(record)
-        wired = record.wired()
-        host.count(wired, 1)
-        keep |= {(place.netns, place.ifindex) for place in wired.places}
-    findings.orphans = _sweep_orphans(host, seen, keep)
-    return findings
-
-
-def _references(records: Iterable[Record], intents: Iterable[Intent]) -> set[str]:
-    """Every namespace that we may have left something in."""
-    references = {""}
-    if Path(RUN_NETNS).is_dir():
-        references |= set(os.listdir(RUN_NETNS))
-    for record in records:
-        references |= {end.netns for end in values_of(record.connection).ends}
+def references(records: Iterable[Record], intents: Iterable[Intent]) -> dict[str, None]:
+    """Every namespace that we may have left something in; those that are close in the records are close here."""
+    out: dict[str, None] = {}
     for intent in intents:
         if intent.spec:
-            references |= {end.netns for end in values_of(decode_connection(intent.spec)).ends}
-    return references
+            out |= dict.fromkeys(ends_of_spec(intent.spec))
+    for record in records:
+        out |= dict.fromkeys(ends_of(record))
+    out[""] = None
+    if Path(RUN_NETNS).is_dir():
+        out |= dict.fromkeys(sorted(os.listdir(RUN_NETNS)))
+    return out
 
 
-def look(host: Host, references: Iterable[str]) -> dict[str, Seen]:
-    """Reads links and addresses of namespaces; those that are not there are left out.
+def look(host: Host, wanted: Iterable[str]) -> tuple[dict[str, Seen], dict[str, fastnl.FastnlError]]:
+    """Reads links and addresses of namespaces.
 
-    Raises FastnlError when one that is there cannot be read: taken for empty, it would have everything in it
-    made again.
+    Those that are not there are in neither part of what comes back; those that are there and cannot be read are
+    in the second: taken for empty, they would have everything in them made again.
     """
-    out: dict[str, Seen] = {}
-    todo = sorted(references)
+    seen: dict[str, Seen] = {}
+    unread: dict[str, fastnl.FastnlError] = {}
+    todo = list(wanted)
     for at in range(0, len(todo), BATCH):
-        with Handles() as handles:
+        # what a fence keeps out by now may hold something of ours
+        with Handles(fenced=False) as handles:
             tour = Tour(1, False)
             visits = []
             for reference in todo[at : at + BATCH]:
                 try:
                     fd = handles.open(reference)
                 except fastnl.NetnsNotFound:
+                    continue
+                except fastnl.FastnlError as e:
+                    unread[reference] = e
                     continue
                 visit = tour.visit(fd, asks=True)
                 visit.dump_links()
@@ -109,11 +73,12 @@ def look(host: Host, references: Iterable[str]) -> dict[str, Seen]:
             for reference, identity, visit in visits:
                 failed = [err for _, _, err in visit.states() if err]
                 if failed:
-                    raise fastnl.KernelError(
+                    unread[reference] = fastnl.KernelError(
                         f"namespace {reference!r} cannot be read: {os.strerror(failed[0])}", errno=failed[0]
                     )
-                out[reference] = _sort(host, identity, visit.rows())
-    return out
+                else:
+                    seen[reference] = _sort(host, identity, visit.rows())
+    return seen, unread
 
 
 def _sort(host: Host, identity: Identity, rows: list[LinkRow | AddrRow]) -> Seen:
@@ -132,47 +97,50 @@ def _sort(host: Host, identity: Identity, rows: list[LinkRow | AddrRow]) -> Seen
     return Seen(identity, links, addresses)
 
 
-def mismatch(host: Host, record: Record, seen: dict[str, Seen]) -> str:
-    """Why a record that should be up is not as it should be; "" if it is."""
-    wired = record.wired()
-    for n, (end, place) in enumerate(zip(wired.connection.ends, wired.places, strict=True)):
-        where = f"{'ab'[n]}: "
-        there = seen.get(end.netns)
-        if there is None:
-            return f"{where}namespace {end.netns!r} is gone"
-        if there.identity != place.netns:
-            return f"{where}{end.netns!r} is another namespace than before"
-        link = there.links.get(place.ifindex)
-        if link is None:
-            return f"{where}interface {end.ifname!r} is gone"
-        if link.ifname != end.ifname:
-            return f"{where}{end.ifname!r} was renamed to {link.ifname!r}"
-        if not link.up:
-            return f"{where}interface {end.ifname!r} is down"
-        mtu = end.mtu or wired.connection.mtu
-        if mtu and link.mtu != mtu:
-            return f"{where}MTU is {link.mtu}, not {mtu}"
-        missing = {a.text for a in end.addresses} - there.addresses.get(place.ifindex, set())
-        if missing:
-            return f"{where}address {sorted(missing)[0]} is missing"
+def mismatch(wired: Wired, n: int, there: Seen) -> str:
+    """How an end that should be up differs from what its namespace holds; "" if it does not."""
+    if wired.connection.found:
+        return ""  # it carries no mark to be found by; the audit sees whether it is as it should be
+    end, place = wired.connection.ends[n], wired.places[n]
+    where = f"{'ab'[n]}: "
+    link = there.links.get(place.ifindex)
+    if link is None:
+        return f"{where}interface {end.ifname!r} is gone"
+    if link.ifname != end.ifname:
+        return f"{where}{end.ifname!r} was renamed to {link.ifname!r}"
+    if end.up and not link.up:
+        return f"{where}interface {end.ifname!r} is down"
+    mtu = end.mtu or wired.connection.mtu
+    if mtu and link.mtu != mtu:
+        return f"{where}MTU is {link.mtu}, not {mtu}"
+    missing = {a.text for a in end.addresses} - there.addresses.get(place.ifindex, set())
+    if missing:
+        return f"{where}address {sorted(missing)[0]} is missing"
     return ""
 
 
-def _sweep_orphans(host: Host, seen: dict[str, Seen], keep: set[tuple[Identity, int]]) -> int:
-    """Deletes what is ours and belongs to no record that is up; how many interfaces."""
-    count = 0
-    with Handles() as handles:
+def sweep_orphans(
+    host: Host, seen: dict[str, Seen], keep: set[tuple[Identity, int]]
+) -> list[fastnl.FastnlError | None]:
+    """Deletes what is ours and not to be kept; for each such connection the error, or None.
+
+    keep: by namespace and not by reference, as two references may name one namespace.
+    """
+    with Handles(fenced=False) as handles:
         targets = []
+        done: set[Identity] = set()
         for reference, there in seen.items():
-            for index in there.links:
-                # what this very process made since it began is no orphan
-                if (there.identity, index) in keep or host.has_given(index):
-                    continue
-                try:
-                    fd = handles.open(reference)
-                except fastnl.FastnlError:
-                    continue
-                targets.append(Target((fastnl.End(reference, "x"),), (fd,), (index,)))
-        for error in sweep(host, targets):
-            count += error is None
-    return count
+            if there.identity in done:
+                continue
+            done.add(there.identity)
+            # what this very process made since it began is no orphan
+            orphans = [i for i in there.links if (there.identity, i) not in keep and not host.has_given(i)]
+            if not orphans:
+                continue
+            try:
+                fd = handles.open(reference)
+            except fastnl.FastnlError:
+                continue
+            if handles.identity(fd) == there.identity:
+                targets += [Target((fastnl.End(reference, "x"),), (fd,), (index,)) for index in orphans]
+        return sweep(host, targets)

@@ -23,7 +23,7 @@ from typing import Any
 import msgpack
 import zmq
 
-from fastnl.testing import spawn
+from fastnl.testing import eventually, spawn
 from fastnl_engine.client import Client
 
 PATIENCE = 60  # seconds until a process or an answer counts as hung; a slow machine is no failure
@@ -108,6 +108,11 @@ class EngineProcess:
                 assert time.monotonic() < deadline, f"the engine does not serve:\n{self.log}"
         finally:
             probe.close()
+        return self
+
+    def resumed(self) -> EngineProcess:
+        """Waits until the latest start has looked at everything that the last run left."""
+        assert eventually(lambda: "event=resumed" in self.log.rpartition("event=serving")[2], PATIENCE), self.log
         return self
 
     def wait(self) -> int:

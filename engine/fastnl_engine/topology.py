@@ -112,7 +112,7 @@ class Topology:
                     counted.add((kind, name, record["id"]))
                     node.states[record["state"]] += 1
         for record in known:
-            missing = _missing(record)
+            missing = missing_netns(record)
             if missing is not None and ("netns", missing) in names:
                 names["netns", missing].missing = True
         order = sorted(names, key=lambda key: (key[0], _natural(key[1])))
@@ -189,6 +189,8 @@ def _links(records: list[Record]) -> Iterable[tuple[list[tuple[NodeKind, str]], 
         if "b" in record:
             yield [a, ("netns", _netns(record["b"]["netns"]))], "veth", record
             continue
+        if "vxlan" not in record:
+            continue  # it leads nowhere else
         vni, port, local, remote = _tunnel(record)
         underlay: tuple[NodeKind, str] = ("netns", _netns(record["vxlan"].get("underlay", "")))
         if a != underlay or not remote:
@@ -219,7 +221,7 @@ def _netns(reference: str) -> str:
         return reference
 
 
-def _missing(record: Record) -> str | None:
+def missing_netns(record: Record) -> str | None:
     """The namespace that a connection waits for."""
     reason = record.get("reason") or record.get("error", {}).get("message", "")
     for end in ("a", "b"):

@@ -1,78 +1,150 @@
 """Keeps records in step with the namespaces that they refer to.
 
 A connection whose namespace goes becomes pending, and what is left of it is removed; when the namespace is
-there again it is made again, any number of times.
+there again it is made again, any number of times.  A process that has ended does not come back, nor does an
+inode number mean the namespace any more that it meant: both are given again, to somebody else.  Such a
+connection stays pending until a client asks for it anew.
 """
 
 from __future__ import annotations
 
 import functools
+import heapq
+import itertools
+import re
 from collections.abc import Callable
 
 from fastnl.netns import Identity, canonical
 from fastnl_engine.model import Record, connection_of
 from fastnl_engine.watch.namespaces import UNKNOWN, Namespaces
 
+MISSING = 10_000  # references that are counted when somebody asks: bounds the time, which is the gateway's
+
 
 class Upkeep:
-    """Follows every record; asks for what has to be done through two calls.
+    """Follows every record; asks for what has to be done through calls.
 
     retry(record)            its namespaces may all be there now
     suspend(record, reason)  one of its namespaces is gone or is another one
+    tell(event, reference, identity)  a namespace "appeared", has "gone" or "changed" into another one
     """
 
-    def __init__(self, retry: Callable[[Record], None], suspend: Callable[[Record, str], None]) -> None:
+    def __init__(
+        self,
+        retry: Callable[[Record], None],
+        suspend: Callable[[Record, str], None],
+        tell: Callable[[str, str, Identity | None], None],
+    ) -> None:
         self._retry = retry
         self._suspend = suspend
+        self._tell = tell
         self._records: dict[str, dict[str, Record]] = {}  # reference -> id -> record
         self.namespaces = Namespaces(self._changed)
 
     def follow(self, old: Record | None, new: Record | None) -> None:
         """Takes note that a record was replaced; old None: it is new, new None: it is gone."""
         before = references_of(old) if old is not None else ()
-        after = references_of(new) if new is not None else ()
+        after = references_of(new) if new is not None and not waits_in_vain(new) else ()
         for reference in before:
-            if reference not in after and old is not None:
-                users = self._records.get(reference, {})
+            users = self._records.get(reference, {})
+            if old is not None:
                 users.pop(old.id, None)
-                if not users:
-                    self._records.pop(reference, None)
+            if not users:
+                self._records.pop(reference, None)
+                if reference not in after:
                     self.namespaces.forget([reference])
-        if new is None:
-            return
         for reference in after:
-            self._records.setdefault(reference, {})[new.id] = new
-            who = self.namespaces.watch(reference)
+            assert new is not None
             # it may have come or gone while the connection was being made
+            who = self.namespaces.watch(reference)
+            if not _fits(new, reference, who):
+                who = self.namespaces.refresh(reference)
+            self._records.setdefault(reference, {})[new.id] = new
             if new.state != "failed":
-                self._check(new, reference, who)
+                self._check(new, reference, who, first=True)
 
-    def _changed(self, reference: str, who: Identity | None) -> None:
+    def missing(self, most: int) -> list[tuple[str, int]]:
+        """Of the first 10,000 references that mean nothing now, those that most connections wait for; with how many."""
+        missing = itertools.islice(self.namespaces.missing, MISSING)
+        waiting = [(reference, len(self._records.get(reference, ()))) for reference in missing]
+        return heapq.nlargest(most, waiting, key=lambda pair: pair[1])
+
+    def _changed(self, reference: str, who: Identity | None, was: Identity | None) -> None:
+        # told before what follows from it
+        event = "gone" if who is None else "appeared" if was in (None, UNKNOWN) else "changed"
+        self._tell(event, reference, who)
         for record in list(self._records.get(reference, {}).values()):
-            if record.state == "up" and reference not in ends_of(record) and who != UNKNOWN:
+            if who is None and is_mortal(reference) and not record.places:
+                self.follow(record, None)  # what it waits for otherwise does not matter any more
+            elif record.state == "up" and reference not in ends_of(record):
                 # an underlay has no place of its own to compare with: that it changed is enough
-                self._suspend(record, f"vxlan.underlay: namespace {reference!r} went or is another one than before")
+                self._suspend(record, _why("vxlan.underlay", reference, who))
             else:
                 self._check(record, reference, who)
 
-    def _check(self, record: Record, reference: str, who: Identity | None) -> None:
+    def _check(self, record: Record, reference: str, who: Identity | None, *, first: bool = False) -> None:
+        """Asks for what a record needs, as a reference means `who`.
+
+        first  nothing is known of what the reference meant until now
+        """
         if who == UNKNOWN:
             return
         if record.state == "up":
-            for n, (end, place) in enumerate(zip(ends_of(record), record.places, strict=False)):
-                if end == reference and place.netns != who:
-                    what = "is gone" if who is None else "is another one than before"
-                    self._suspend(record, f"{'ab'[n]}.netns: namespace {reference!r} {what}")
-                    return
-            if who is None:
-                self._suspend(record, f"vxlan.underlay: namespace {reference!r} is gone")
+            # a process is not followed into another namespace unless it was seen going there
+            gone = None if first and is_mortal(reference) else who
+            if not _fits(record, reference, who):
+                ends = ends_of(record)
+                field = f"{'ab'[ends.index(reference)]}.netns" if reference in ends else "vxlan.underlay"
+                self._suspend(record, _why(field, reference, gone))
         elif who is not None and all(self.namespaces.watch(r) not in (None, UNKNOWN) for r in references_of(record)):
             self._retry(record)
 
 
+FOR_GOOD = " for good, as its number may mean another one now; connect again to use that"
+_MORTAL = re.compile(r"pid:|inode:|file:/proc/\d")
+
+
+def _fits(record: Record, reference: str, who: Identity | None) -> bool:
+    """Whether what is in the kernel of a record that is up is where a reference means now."""
+    if record.state != "up":
+        return True
+    ends = zip(ends_of(record), record.places, strict=False)
+    return who is not None and all(place.netns == who for end, place in ends if end == reference)
+
+
+def _why(field: str, reference: str, who: Identity | None) -> str:
+    if who is not None:
+        return f"{field}: namespace {reference!r} is another one than before"
+    return f"{field}: namespace {reference!r} is gone{FOR_GOOD if is_mortal(reference) else ''}"
+
+
+def is_mortal(reference: str) -> bool:
+    """Whether a reference that has lost its meaning must not get another one."""
+    return _MORTAL.match(reference) is not None
+
+
+def waits_in_vain(record: Record) -> bool:
+    """Whether a record waits for a namespace that cannot come back."""
+    return record.state == "pending" and record.reason.endswith(FOR_GOOD)
+
+
+WAITED_FOR = ("name", "file", "pid", "inode", "microservice", "other")
+_MISSING = re.compile(r"[\w.]+: namespace [\'\"](?:(file|pid|inode|microservice):)?")
+
+
+def waits_for(reason: str) -> str:
+    """The kind of the reference that a pending connection waits for, one of WAITED_FOR."""
+    found = _MISSING.match(reason)
+    return (found[1] or "name") if found else "other"
+
+
 def ends_of(record: Record) -> tuple[str, ...]:
     """The references of the ends, in their order."""
-    return _references(record.spec)[0]
+    return ends_of_spec(record.spec)
+
+
+def ends_of_spec(spec: bytes) -> tuple[str, ...]:
+    return _references(spec)[0]
 
 
 def references_of(record: Record) -> tuple[str, ...]:

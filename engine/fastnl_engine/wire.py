@@ -14,6 +14,9 @@ VERSION = 1
 MAX_FRAME = 16 << 20  # bytes of one request
 MAX_ITEMS = 10_000  # connections, ids or moves of one request
 MAX_ID = 200  # characters of a request's id
+MAX_KEY = 4096  # characters of a key or prefix
+MAX_VALUE = 1 << 20  # bytes of a value
+MAX_WAIT = 60  # seconds that a watch may wait
 
 RequestId = str | int | bytes | None
 Items = Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MAX_ITEMS)]
@@ -96,7 +99,24 @@ class Info(msgspec.Struct, kw_only=True):
     id: Any = None
 
 
-Request = Connect | Disconnect | Move | List | Verify | Stats | EventsSince | Info
+KeyText = Annotated[str, msgspec.Meta(max_length=MAX_KEY)]
+
+
+class Kv(msgspec.Struct, kw_only=True):
+    """`value` is text or bytes, which msgspec cannot tell apart in a union; fastnl_engine.kv_requests looks at it."""
+
+    id: Any = None
+    action: Literal["get", "range", "put", "delete", "watch"]
+    key: KeyText | None = None
+    prefix: KeyText | None = None
+    value: Any = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 10_000
+    after: KeyText | None = None
+    since: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    wait: Annotated[float, msgspec.Meta(ge=0, le=MAX_WAIT)] = 30.0
+
+
+Request = Connect | Disconnect | Move | List | Verify | Stats | EventsSince | Info | Kv
 
 OPS: dict[str, type[Request]] = {
     "connect": Connect,
@@ -107,6 +127,7 @@ OPS: dict[str, type[Request]] = {
     "stats": Stats,
     "events": EventsSince,
     "info": Info,
+    "kv": Kv,
 }
 NAMES = {kind: op for op, kind in OPS.items()}
 _decoders = {op: msgspec.msgpack.Decoder(kind) for op, kind in OPS.items()}
@@ -139,6 +160,11 @@ def decode(frame: bytes) -> Request:
         field, problem = explain(e)
         code = "too_large" if "length <=" in problem else "bad_request"
         raise ProtocolError(code, f"{field}: {problem}" if field else problem, id_, field) from None
+
+
+def name_of(request: Request) -> str:
+    """What a request does: its op, and with keys what it does with them, such as "kv.put"."""
+    return f"kv.{request.action}" if isinstance(request, Kv) else NAMES[type(request)]
 
 
 def request_id(value: Any) -> RequestId:

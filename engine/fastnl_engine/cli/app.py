@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fastnl_engine.cli import doctor, graph, jobs, queries, top
+from fastnl_engine.cli import doctor, graph, jobs, keys, queries, top, transfer
 from fastnl_engine.cli.options import everything
 
 INTERRUPTED = 130  # as a shell reports a command that SIGINT ended
@@ -39,5 +39,5 @@ def main() -> None:
     """
 
 
-for _command in (*jobs.commands, *queries.commands, top.top, graph.graph, doctor.doctor):
+for _command in (*jobs.commands, *queries.commands, *transfer.commands, top.top, graph.graph, doctor.doctor, keys.keys):
     main.add_command(_command)

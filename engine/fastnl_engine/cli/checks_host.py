@@ -128,7 +128,7 @@ def run_netns(machine: Machine) -> Iterator[Check]:
             "run_netns",
             "fail",
             f"the engine does not see {', '.join(unseen[:10])}: it lives in another mount namespace",
-            f"give it {RUN_NETNS} with mount propagation (container: rslave or rshared; unit: no PrivateMounts=)",
+            f"give it {RUN_NETNS} with mount propagation (container: rslave or rshared; unit: no MountFlags=private)",
         )
     elif mount is not None and not mount.shared:
         yield Check(

@@ -29,17 +29,7 @@ class Broken(click.ClickException):
 
 def read_connections(path: str) -> list[Connection]:
     """Every connection of a file, or of standard input for "-".  Raises Broken."""
-    name = "standard input" if path == "-" else path
-    try:
-        raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    except OSError as e:
-        raise Broken(f"{name}: {e.strerror}") from None
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        before = raw[: e.start]
-        line, column = before.count(b"\n") + 1, e.start - before.rfind(b"\n")
-        raise Broken(f"{name}, line {line}, column {column}: not UTF-8: {e.reason}") from None
+    text, name = _read(path)
     try:
         documents = _documents(text, name)
     except RecursionError:
@@ -51,6 +41,32 @@ def read_connections(path: str) -> list[Connection]:
         if not isinstance(item, dict):
             raise Broken(f"{name}: item {number} is {_kind(item)}; a connection is a mapping with id, kind, a and b")
     return items
+
+
+def read_export(path: str) -> Any:
+    """The one document of a file that `fastnl export` wrote, in JSON or turned into YAML.  Raises Broken."""
+    text, name = _read(path)
+    try:
+        # of an export that was cut short the YAML reader would tell nothing better, and slowly
+        documents = [_json(text, name)] if text.lstrip()[:1] == "{" else _documents(text, name)
+    except RecursionError:
+        raise Broken(f"{name}: nested too deeply") from None
+    return documents[0] if len(documents) == 1 else None
+
+
+def _read(path: str) -> tuple[str, str]:
+    """The text, and what to call where it came from."""
+    name = "standard input" if path == "-" else path
+    try:
+        raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as e:
+        raise Broken(f"{name}: {e.strerror}") from None
+    try:
+        return raw.decode("utf-8-sig"), name
+    except UnicodeDecodeError as e:
+        before = raw[: e.start]
+        line, column = before.count(b"\n") + 1, e.start - before.rfind(b"\n")
+        raise Broken(f"{name}, line {line}, column {column}: not UTF-8: {e.reason}") from None
 
 
 def _documents(text: str, name: str) -> list[Any]:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from fastnl_engine.config import Config
 
+MOST = 100
+
 Status = Literal["ok", "warn", "fail"]
 
 
@@ -30,12 +32,14 @@ class Machine:
     config   what the engine was told, as far as the doctor knows
     pid      of the engine; 0: none is running, so the checks look at the doctor's own process
     info     what the engine says of itself, or None
+    records  connections to look at: those that are not up, at most MOST of each state
     problem  why it says nothing
     """
 
     config: Config = field(default_factory=Config)
     pid: int = 0
     info: dict[str, Any] | None = None
+    records: list[dict[str, Any]] = field(default_factory=list)
     problem: str = ""
     root: Path = Path("/")
 

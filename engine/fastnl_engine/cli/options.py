@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -62,19 +63,41 @@ _json = click.option(
 )
 
 
+def _to_environment(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    # where every client of this process looks
+    if value is not None:
+        os.environ["FASTNL_SERVER_KEY" if param.name == "server_key" else "FASTNL_KEY"] = value
+
+
+_server_key = click.option(
+    "--server-key",
+    metavar="KEY",
+    expose_value=False,
+    callback=_to_environment,
+    help="Public key of an engine at tcp://…; else FASTNL_SERVER_KEY.",
+)
+_key = click.option(
+    "--key",
+    metavar="FILE",
+    expose_value=False,
+    callback=_to_environment,
+    help="File with your own secret key, for tcp://…; else FASTNL_KEY.",
+)
+
+
+def prints(command: F) -> F:
+    """--json alone."""
+    return _json(command)
+
+
 def asks_engine(command: F) -> F:
-    """--endpoint, --timeout and --json."""
-    return _endpoint(_timeout(_json(command)))
-
-
-def hears_events(command: F) -> F:
-    """--events and --json."""
-    return _events(_json(command))
+    """--endpoint, --server-key, --key, --timeout and --json."""
+    return _endpoint(_server_key(_key(_timeout(_json(command)))))
 
 
 def everything(command: F) -> F:
-    """All of them, for the group."""
-    return _endpoint(_events(_timeout(_json(command))))
+    """All of them."""
+    return _events(asks_engine(command))
 
 
 pass_settings = click.make_pass_decorator(Settings, ensure=True)

@@ -20,6 +20,9 @@ COLOURS = {
     "removing": "yellow",
     "removed": "dim",
     "mended": "green",
+    "appeared": "green",
+    "gone": "yellow",
+    "changed": "yellow",
 }
 COUNTERS = {"packets": "pkts", "bytes": "bytes", "errors": "errs", "dropped": "drop"}  # and their headings
 
@@ -155,13 +158,34 @@ def why(record: Result) -> str:
 
 
 def event_line(event: Result) -> str:
-    """`10:31:07.250  up        c1  was pending`"""
+    """`10:31:07.250  up        c1  was pending`; of anything but a connection with what it is before the name"""
+    of = event.get("of")
+    was = f"was {event['was']}" if event.get("was") else ""
+    if of == "namespace":
+        name = f"namespace {event.get('reference') or '(own)'}"
+    elif of == "engine":
+        known = ("v", "n", "run", "time", "event", "of", "instance")
+        name = " ".join([f"engine {event.get('instance')}", *(f"{k}={v}" for k, v in event.items() if k not in known)])
+    else:
+        name = str(event.get("id"))
+    return _line(event, [name, was, why(event)])
+
+
+def note_line(note: Result) -> str:
+    """What a follower has to say of itself."""
+    words = {
+        "lost": "events {first} to {last} are lost: the engine's log did not reach back so far",
+        "away": "the engine does not answer; waiting for it",
+        "restarted": "the engine began anew; what happened last in the one before may be missing",
+    }
+    return _line(note, [words.get(note["event"], "").format_map(note)])
+
+
+def _line(event: Result, words: Sequence[str]) -> str:
     at = event.get("time", 0.0)
     clock = time.strftime("%H:%M:%S", time.localtime(at)) + f".{int(at % 1 * 1000):03d}"
     state = str(event.get("event"))
-    was = f"was {event['was']}" if event.get("was") else ""
-    words = "  ".join(w for w in (str(event.get("id")), was, why(event)) if w)
-    return f"{clock}  {click.style(f'{state:8}', fg=_colour(state))}  {words}"
+    return f"{clock}  {click.style(f'{state:8}', fg=_colour(state))}  {'  '.join(w for w in words if w)}"
 
 
 def _colour(state: str) -> str | None:

@@ -49,8 +49,6 @@ def _head(sample: Sample, endpoint: str, interval: float | None) -> Text:
     text.append(f"  {info['instance']}, up {_duration(info['uptime'])}")
     if sample.problem:
         text.append(f"  {sample.problem}", "bold red")
-    elif sample.note:
-        text.append(f"  {sample.note}", "yellow")
     elif interval is not None:
         text.append(f"  every {interval:g} s, q ends", "dim")
     text.append(f"  {endpoint}", "dim")
@@ -101,6 +99,9 @@ def _unwell(sample: Sample) -> Panel | None:
     for (state, code), count in sample.unwell.items():
         text.append(f"{count} {state}", COLOURS.get(state, ""))
         text.append(f" {code}".rstrip() + "   ")
+    for missing in sample.info["waiting_for"][:3]:
+        text.append("waiting for ", "dim")
+        text.append(f"{missing['netns']} {missing['connections']}   ")
     if sample.errors:
         text.append("just now: ", "bold")
         text.append("   ".join(f"{count:.0f} {code}" for code, count in sample.errors.items()))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from fastnl_engine.cli import output, rates
-from fastnl_engine.cli.options import F, Settings, asks_engine, hears_events, pass_settings
-from fastnl_engine.cli.talk import Batch, NoAnswer, Result, engine, knock, reason
-from fastnl_engine.config import EVENTS
+from fastnl_engine.cli.options import F, Settings, asks_engine, everything, pass_settings
+from fastnl_engine.cli.talk import Batch, Result, engine
+
+if TYPE_CHECKING:
+    from fastnl_engine.client import Client
 
 STATES = ("up", "pending", "failed", "removing")
 VERIFIED = 1000  # connections of one request: the engine reads each namespace once for all of them
@@ -142,33 +145,55 @@ def info(settings: Settings) -> None:
 
 
 @click.command()
+@click.option("--since", type=click.IntRange(min=0), metavar="N", help="Those after number N that the log still has.")
+@click.option("--follow", is_flag=True, help="Go on with what happens; so it is without --since.")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="Stop after so many.")
-@click.option("--state", type=click.Choice([*STATES, "removed", "mended"]), help="Only such events.")
-@hears_events
+@click.option("--state", type=click.Choice([*STATES, "removed", "mended"]), help="Only such, of connections.")
+@everything
 @pass_settings
-def events(settings: Settings, count: int | None, state: str | None) -> None:
-    """Show what happens to connections, as it happens; with --json each event is one line."""
-    import zmq
+def events(settings: Settings, since: int | None, follow: bool, count: int | None, state: str | None) -> None:
+    """Show what happens to connections, namespaces and the engine, as it happens or from the engine's log.
 
-    from fastnl_engine.client import subscribe
-
-    endpoint = settings.events or os.environ.get("FASTNL_EVENTS") or EVENTS
-    try:
-        knock(endpoint)
-    except OSError as e:
-        raise NoAnswer(endpoint, reason(e), "--events or FASTNL_EVENTS") from None
-    last = None
-    try:
-        for event in itertools.islice(subscribe(endpoint, f"connection.{state}." if state else "connection."), count):
+    None is missing and none comes twice, also when this reader was too slow: what was lost on the way is asked for.
+    With --json each event is one line.
+    """
+    published = settings.events or os.environ.get("FASTNL_EVENTS")
+    if published is not None and "://" not in published:
+        raise click.UsageError(f"{published} is no endpoint")
+    with engine(settings) as client:
+        found = _followed(client.endpoint, published, since) if since is None or follow else _logged(client, since)
+        left = count
+        for event in found:
+            note = event["of"] == "follower"
+            if not note and state is not None and (event["of"], event["event"]) != ("connection", state):
+                continue
             if settings.json:
                 output.as_json_line(event)
-                continue
-            if state is None and last is not None and event["n"] > last + 1:
-                click.echo(f"{event['n'] - last - 1} events were lost: this reader was too slow", err=True)
-            last = event["n"]
-            click.echo(output.event_line(event))
+            else:
+                click.echo(output.note_line(event) if note else output.event_line(event), err=note)
+            if left is not None and not note:
+                left -= 1
+                if left == 0:
+                    break
+
+
+def _logged(client: Client, since: int) -> Iterator[Result]:
+    while rows := client.events(since)["events"]:
+        yield from rows
+        since = rows[-1]["n"]
+
+
+def _followed(endpoint: str, published: str | None, since: int | None) -> Iterator[Result]:
+    import zmq
+
+    from fastnl_engine.follow import OtherEngine, follow
+
+    try:
+        yield from follow(endpoint, published, since=since)
     except zmq.ZMQError as e:
-        raise click.UsageError(f"{endpoint} is no endpoint: {e}") from None
+        raise click.UsageError(f"{published} is no endpoint: {e}") from None
+    except OtherEngine as e:
+        raise click.UsageError(str(e)) from None
 
 
 def _of_each(settings: Settings, op: str, ids: Sequence[str], size: int) -> list[Result]:

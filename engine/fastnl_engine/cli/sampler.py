@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -40,7 +39,6 @@ class Sample:
     unwell        how many records by (state, error code or "")
     stages        by stage of a cycle the seconds that half and 99 of 100 stayed below, since the look before
     errors        items that failed and requests that were refused, by code, since the look before
-    note          what could not be found out, and why
     problem       why this look failed; then everything else is as it was
     """
 
@@ -49,9 +47,8 @@ class Sample:
     cycle_items: float | None = None
     unwell: dict[tuple[str, str], int] = field(default_factory=dict)
     stages: dict[str, tuple[float, float]] = field(default_factory=dict)
-    errors: dict[str, float] | None = None
+    errors: dict[str, int] | None = None
     busiest: list[Busy] = field(default_factory=list)
-    note: str = ""
     problem: str = ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,14 +59,10 @@ class Sample:
 
 
 class Sampler:
-    """http: HOST:PORT of the engine's /metrics, or None."""
-
-    def __init__(self, client: Client, http: str | None) -> None:
+    def __init__(self, client: Client) -> None:
         self._client = client
-        self._http = http
         self.last = Sample()
         self._at = 0.0
-        self._series: Series = {}
         self._counters: list[Result] = []
         self._counted = 0.0
         self._next_query = 0.0
@@ -93,16 +86,18 @@ class Sampler:
         old = self.last.info
         if old and info["uptime"] >= old["uptime"]:
             sample.rates = rates.per_second(old["totals"], info["totals"], now - self._at)
+            sample.stages = stages(old["stages"], info["stages"])
+            sample.errors = errors(old["errors"], info["errors"])
         if sample.rates.get("cycles"):
             sample.cycle_items = sum(v for k, v in sample.rates.items() if k != "cycles") / sample.rates["cycles"]
         self._at = now
-        if self._http:
-            self._scrape(sample)
         if now >= self._next_query:
+            rated = bool(self._counters)
             sample.unwell = self._unwell(info["connections"])
             self._count(sample)
             asked = time.monotonic() - now
-            self._next_query = now + asked / SHARE
+            # rates need a second look, however long the first one took
+            self._next_query = now + asked / SHARE if rated else now
         return sample
 
     def _unwell(self, states: Mapping[str, int]) -> dict[tuple[str, str], int]:
@@ -123,17 +118,6 @@ class Sampler:
             sample.busiest = busiest(rates.of_ends(self._counters, new, now - self._counted))
         self._counters, self._counted = new, now
 
-    def _scrape(self, sample: Sample) -> None:
-        try:
-            new = scrape(f"http://{self._http}/metrics")
-        except (OSError, ValueError) as e:
-            sample.note = f"no metrics from {self._http}: {getattr(e, 'reason', e)}"
-            return
-        if self._series:
-            sample.stages = stages(self._series, new)
-            sample.errors = errors(self._series, new)
-        self._series = new
-
 
 def busiest(rated: Sequence[Result]) -> list[Busy]:
     found = []
@@ -147,37 +131,13 @@ def busiest(rated: Sequence[Result]) -> list[Busy]:
     return sorted(found, key=lambda b: (-(b.out_bytes + b.in_bytes), b.id))[:BUSY]
 
 
-# -- /metrics ----------------------------------------------------------------------------------------
-
-Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]  # (name, labels) -> value
-
-
-def scrape(url: str) -> Series:
-    """Raises OSError when nobody answers, ValueError for what is no list of metrics."""
-    from prometheus_client.parser import text_string_to_metric_families
-
-    # the engine is near; no proxy is
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(url, timeout=2) as answer:
-        text = answer.read().decode()
-    return {
-        (s.name, tuple(sorted(s.labels.items()))): s.value
-        for family in text_string_to_metric_families(text)
-        for s in family.samples
-    }
-
-
-def stages(old: Series, new: Series) -> dict[str, tuple[float, float]]:
-    """Of every stage that something went through: (median, 99th percentile)."""
-    buckets: dict[str, list[tuple[float, float]]] = {}
-    for (name, labels), value in new.items():
-        if name == "fastnl_stage_seconds_bucket":
-            words = dict(labels)
-            more = value - old.get((name, labels), 0.0)
-            buckets.setdefault(words["stage"], []).append((float(words["le"]), more))
+def stages(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Of every stage that something went through between two looks: (median, 99th percentile)."""
     found = {}
-    for stage, steps in buckets.items():
-        steps.sort()
+    for stage, now in new.items():
+        before = old.get(stage, {"count": 0, "within": [(bound, 0) for bound, _ in now["within"]]})
+        steps = [(bound, n - o) for (bound, n), (_, o) in zip(now["within"], before["within"], strict=True)]
+        steps.append((float("inf"), now["count"] - before["count"]))
         if steps[-1][1] > 0:
             found[stage] = (quantile(steps, 0.5), quantile(steps, 0.99))
     return found
@@ -196,13 +156,7 @@ def quantile(steps: Sequence[tuple[float, float]], q: float) -> float:
     return below
 
 
-def errors(old: Series, new: Series) -> dict[str, float]:
+def errors(old: Mapping[str, int], new: Mapping[str, int]) -> dict[str, int]:
     """How many since the look before, by code."""
-    found: dict[str, float] = {}
-    for (name, labels), value in new.items():
-        words = dict(labels)
-        code = {"fastnl_items_total": words.get("result"), "fastnl_requests_refused_total": words.get("code")}.get(name)
-        more = value - old.get((name, labels), 0.0)
-        if code and code != "ok" and more > 0:
-            found[code] = found.get(code, 0.0) + more
-    return dict(sorted(found.items(), key=lambda pair: (-pair[1], pair[0])))
+    more = {code: count - old.get(code, 0) for code, count in new.items() if count > old.get(code, 0)}
+    return dict(sorted(more.items(), key=lambda pair: (-pair[1], pair[0])))

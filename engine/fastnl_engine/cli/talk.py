@@ -31,10 +31,10 @@ class NoAnswer(click.ClickException):
 
     exit_code = 2
 
-    def __init__(self, endpoint: str, why: str, told_by: str = "--endpoint or FASTNL_ENDPOINT") -> None:
+    def __init__(self, endpoint: str, why: str) -> None:
         super().__init__(
             f"no engine at {endpoint}: {why}.\n"
-            f"Start one with `fastnl-engine` as root, or say where it is with {told_by}; "
+            "Start one with `fastnl-engine` as root, or say where it is with --endpoint or FASTNL_ENDPOINT; "
             "`fastnl doctor` shows what is in its way."
         )
 
@@ -51,6 +51,7 @@ def engine(settings: Settings) -> Iterator[Client]:
     import zmq
 
     from fastnl_engine.client import Client, EngineError, NoEngine
+    from fastnl_engine.curve import KeyProblem
 
     endpoint = client_endpoint(settings.endpoint)
     try:
@@ -61,11 +62,14 @@ def engine(settings: Settings) -> Iterator[Client]:
         client = Client(endpoint, timeout=settings.timeout)
     except zmq.ZMQError as e:
         raise click.UsageError(f"{endpoint} is no endpoint: {e}") from None
+    except KeyProblem as e:
+        raise click.UsageError(str(e)) from None
     with client:
         try:
             yield client
         except NoEngine:
-            raise NoAnswer(endpoint, f"no answer within {settings.timeout:g} s") from None
+            keys = "; does it know your key, and is it the one whose key you gave?" if endpoint[:4] == "tcp:" else ""
+            raise NoAnswer(endpoint, f"no answer within {settings.timeout:g} s{keys}") from None
         except EngineError as e:
             raise Refused(str(e)) from None
 

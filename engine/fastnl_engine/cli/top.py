@@ -26,22 +26,16 @@ PATIENCE = 5.0  # seconds for an answer while somebody looks on
 @click.command()
 @click.option("--interval", type=click.FloatRange(0.1, 3600), default=2.0, show_default=True, metavar="SECONDS")
 @click.option("--once", is_flag=True, help="Print one picture; so it is when the output is no terminal.")
-@click.option(
-    "--http",
-    metavar="HOST:PORT",
-    envvar="FASTNL_HTTP",
-    help="Where the engine has its /metrics; adds latency by stage and errors by code.",
-)
 @asks_engine
 @pass_settings
-def top(settings: Settings, interval: float, once: bool, http: str | None) -> None:
+def top(settings: Settings, interval: float, once: bool) -> None:
     """Watch the engine: connections, rates, queue, latency, errors and the busiest connections.  q ends it."""
     from fastnl_engine.cli.sampler import Sampler
 
     once = once or settings.json or not sys.stdout.isatty()
     asked = Settings(settings.endpoint, timeout=settings.timeout if once else min(settings.timeout, PATIENCE))
     with engine(asked) as client:
-        sampler = Sampler(client, http)
+        sampler = Sampler(client)
         sampler.look()
         if once:
             time.sleep(interval)

@@ -42,10 +42,16 @@ class Store(Protocol):
         """Every record, and the intents whose outcome was never written."""
 
     def intend(self, intents: Sequence[Intent]) -> None:
-        """Remembers what is about to be done, so that kill -9 leaves nothing unknown; need not survive a power cut."""
+        """Remembers what is about to be done, so that kill -9 leaves nothing unknown; need not survive a power cut.
+
+        Raises StoreError when it cannot be written, as on a full disk; then nothing of it is.
+        """
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
-        """Remembers what was done and forgets the intents; survives a power cut when this returns."""
+        """Remembers what was done and forgets the intents; survives a power cut when this returns.
+
+        Raises StoreError when it cannot be written; then nothing of it is.
+        """
 
     def meta(self, key: str, value: str | None = None) -> str | None:
         """Reads a word about the whole store, or writes it."""

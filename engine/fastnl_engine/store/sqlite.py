@@ -8,9 +8,11 @@ outcome is committed with fsync (FULL) unless the store was opened as not durabl
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, get_args
 
 import msgspec
 
@@ -18,6 +20,7 @@ from fastnl_engine.model import Record, State, decode_connection, pack_places, u
 from fastnl_engine.store.base import Intent, Outcome, StoreError
 
 SCHEMA_VERSION = 1
+STATES = frozenset(get_args(State))
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE connection (
@@ -35,11 +38,12 @@ class SqliteStore:
         self.path = path
         self._durable = "FULL" if durable else "NORMAL"
         with self._refusing():
+            if not path.exists():
+                self._make()
             # the engine hands it from thread to thread and never uses it from two at once
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
         try:
             with self._refusing():
-                path.chmod(0o600)
                 self._prepare()
         except StoreError:
             self._db.close()  # which takes along what SQLite puts beside the file
@@ -52,23 +56,38 @@ class SqliteStore:
             yield
         except sqlite3.OperationalError as e:
             raise StoreError(f"{self.path}: {e}; is the folder there, writable, and not full?") from e
-        except (sqlite3.DatabaseError, msgspec.DecodeError) as e:
+        except (sqlite3.DatabaseError, msgspec.DecodeError, ValueError, TypeError, RecursionError) as e:
             raise StoreError(
                 f"{self.path}: {e}; the file is damaged. It was left as it is: put a copy of it back, or move it away "
                 "to start with nothing known. Then every interface of this instance is removed at the start"
             ) from e
 
+    def _make(self) -> None:
+        """An empty store, under its name only when it is whole: so a file without a schema is known for damaged."""
+        new = self.path.with_name(self.path.name + ".new")
+        for left in (new, Path(f"{self.path}-wal"), Path(f"{self.path}-shm")):
+            left.unlink(missing_ok=True)  # a log of another file would be taken for one of this
+        with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as db:
+            db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+        new.rename(self.path)
+
     def _prepare(self) -> None:
+        owner = self.path.stat().st_uid
+        if owner not in (0, os.geteuid()):
+            raise StoreError(
+                f"{self.path}: belongs to user id {owner}, who could have the engine do anything; "
+                "chown it to the engine's user if its content is to be trusted"
+            )
+        self.path.chmod(0o600)
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
             raise StoreError(
                 f"{self.path}: written by a newer fastnl (schema {version}, this one knows {SCHEMA_VERSION}); "
                 "run that version, or move the file away to start with nothing known"
             )
+        if version < 1:
+            raise sqlite3.DatabaseError("it is empty, or not a state file of fastnl")
         self._db.execute("PRAGMA journal_mode=WAL")
-        if version == 0:
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
 
     def load(self) -> tuple[list[Record], list[Intent]]:
         with self._refusing():
@@ -79,9 +98,20 @@ class SqliteStore:
             intents = [_intent(*row) for row in self._db.execute("SELECT id, verb, spec, indexes FROM intent")]
         return records, intents
 
+    @contextlib.contextmanager
+    def _writing(self, synchronous: str) -> Iterator[None]:
+        """A transaction; StoreError when the disk does not take it, and then nothing of it is there."""
+        try:
+            with _Transaction(self._db, synchronous):
+                yield
+        except sqlite3.OperationalError as e:
+            raise StoreError(
+                f"{self.path}: {e}; is the disk full or read-only? It goes on by itself when there is room again"
+            ) from e
+
     def intend(self, intents: Sequence[Intent]) -> None:
         rows = [(i.id, i.verb, i.spec, msgspec.msgpack.encode(i.indexes)) for i in intents]
-        with _Transaction(self._db, "NORMAL"):
+        with self._writing("NORMAL"):
             self._db.executemany("INSERT OR REPLACE INTO intent VALUES (?, ?, ?, ?)", rows)
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
@@ -93,14 +123,14 @@ class SqliteStore:
             r = o.record
             error = msgspec.msgpack.encode(r.error) if r.error else None
             kept.append((r.id, r.spec, r.state, pack_places(r.places), r.reason, error, r.since))
-        with _Transaction(self._db, self._durable):
+        with self._writing(self._durable):
             self._db.executemany("INSERT OR REPLACE INTO connection VALUES (?, ?, ?, ?, ?, ?, ?)", kept)
             self._db.executemany("DELETE FROM connection WHERE id = ?", dropped)
             self._db.executemany("DELETE FROM intent WHERE id = ?", [(o.id,) for o in outcomes])
 
     def meta(self, key: str, value: str | None = None) -> str | None:
         if value is not None:
-            with _Transaction(self._db, self._durable):
+            with self._writing(self._durable):
                 self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
             return value
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
@@ -113,15 +143,20 @@ class SqliteStore:
 def _record(
     id_: str, spec: bytes, state: State, places: bytes, reason: str, error: bytes | None, since: float
 ) -> Record:
-    decode_connection(spec)  # what cannot be read shall be found out now, not when it is needed
-    return Record(
-        id_, spec, state, unpack_places(places), reason, msgspec.msgpack.decode(error) if error else None, since
-    )
+    # what cannot be read shall be found out now, not when it is needed; SQLite puts any value into any column
+    decode_connection(spec)
+    whole = type(id_) is str and state in STATES and type(reason) is str and type(since) is float
+    why = msgspec.msgpack.decode(error, type=dict[str, Any]) if error else None
+    if not whole:
+        raise ValueError(f"the record {id_!r} is not whole")
+    return Record(id_, spec, state, unpack_places(places), reason, why, since)
 
 
 def _intent(id_: str, verb: str, spec: bytes, indexes: bytes) -> Intent:
     if spec:
         decode_connection(spec)
+    if type(id_) is not str or type(verb) is not str:
+        raise ValueError(f"the intent {id_!r} is not whole")
     return Intent(id_, verb, spec, msgspec.msgpack.decode(indexes, type=tuple[int, ...]))
 
 
@@ -137,7 +172,10 @@ class _Transaction:
         self.db.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.db.execute("COMMIT")
-        elif self.db.in_transaction:
-            self.db.execute("ROLLBACK")
+        try:
+            if kind is None:
+                self.db.execute("COMMIT")
+        finally:
+            # also after a COMMIT that failed: SQLite may leave the transaction open, and no other could begin
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
