@@ -16,7 +16,7 @@ from fastnl.testing import Census, Namespaces, ip_json, isolate
 
 ROOT = os.geteuid() == 0
 PATIENCE = 5  # seconds that the kernel gets to clean up after a test
-NEEDS_ROOT = ("kernel",)  # folders whose tests touch the kernel
+NEEDS_ROOT = ("kernel", "chaos")  # folders whose tests touch the kernel
 
 
 def pytest_configure(config: pytest.Config) -> None:

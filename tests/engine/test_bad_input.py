@@ -138,7 +138,7 @@ def test_a_request_that_is_refused_does_none_of_its_items(raw, rooms):
 @pytest.mark.parametrize(
     ("job", "field"),
     [
-        (bad(kind="bridge"), "kind"),
+        (bad(kind="teapot"), "kind"),
         (bad(kind=5), "kind"),
         (bad(kind=...), None),
         (bad(a=...), None),

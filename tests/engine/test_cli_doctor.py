@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,12 @@ from typing import Any
 import pytest
 
 import fastnl
-from fastnl.testing import Namespaces
+from fastnl.testing import Namespaces, eventually
+from fastnl_engine.cli.checks_connections import SHOWN, one
 from fastnl_engine.cli.doctor import examine
 from fastnl_engine.cli.machine import Check, Machine
 from fastnl_engine.config import Config
-from fastnl_engine.testing import EngineProcess
+from fastnl_engine.testing import PATIENCE, EngineProcess, end, pair
 
 FASTNL = str(Path(sys.executable).with_name("fastnl"))
 ROOT = os.geteuid() == 0
@@ -405,3 +408,117 @@ def test_a_check_that_breaks(machine: Machine, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(Machine, "programs", broken)
     assert amiss(machine)["managers"].found == "could not be looked at: ZeroDivisionError: odd"
+
+
+# -- connections that are not up ---------------------------------------------------------------------
+
+
+def on(engine: EngineProcess, *args: str, code: int = 1) -> dict[str, dict[str, str]]:
+    return checks(doctor("--json", *args, code=code, FASTNL_ENDPOINT=engine.endpoint))
+
+
+def test_a_namespace_that_is_missing(engine: EngineProcess, blue: str) -> None:
+    engine.client().connect([pair("c1", end(blue, "e1"), end("bleu", "e1"))], wait=True)
+    found = on(engine, "c1", code=0)["connection c1"]
+    assert found["status"] == "warn"
+    assert found["found"].startswith("pending for ") and "b.netns: namespace 'bleu'" in found["found"]
+    assert found["advice"] == "looked for /run/netns/bleu; `ip netns add bleu` makes it; there is blue"
+    # a look at everything has it too
+    everything = checks(doctor("--json", "--state-dir", str(engine.state), FASTNL_ENDPOINT=engine.endpoint))
+    assert everything["connection c1"]["advice"] == found["advice"]
+
+
+def test_a_name_that_somebody_else_has(make_engine: Callable[..., EngineProcess], blue: str, red: str) -> None:
+    engine = make_engine(env={"FASTNL_AUDIT": "1"}).start()
+    engine.client().connect([pair("c1", end(blue, "e1"), end(red, "e1"))])
+    for command in ("link delete e1", "link add e1 type bridge", "link set e1 alias mine"):
+        subprocess.run(["ip", "-n", blue, *command.split()], check=True)
+    assert eventually(lambda: engine.client().info()["connections"] == {"failed": 1}, PATIENCE)
+    found = on(engine, "c1")["connection c1"]
+    assert found["status"] == "fail"
+    assert re.search(r"^failed for .*: ifname_in_use: .*; failed \d+ times, tried again in \d+ s$", found["found"])
+    assert re.search(r"^e1 in namespace 'blue' is a bridge interface, index \d+, alias 'mine'", found["advice"])
+    assert "`ip -n blue link delete e1`" in found["advice"]
+    [record] = engine.client().list(state="failed")
+    assert record["tries"] >= 1
+    assert record["since"] < record["retry_at"] < time.time() + 90
+    subprocess.run(["ip", "-n", blue, "link", "delete", "e1"], check=True)
+    assert eventually(lambda: engine.client().info()["connections"] == {"up": 1}, PATIENCE)
+    assert on(engine, "c1", code=0)["connection c1"]["status"] == "ok"
+
+
+def test_a_connection_that_is_gone_or_never_was(engine: EngineProcess, blue: str) -> None:
+    client = engine.client()
+    client.connect([pair("c1", end(blue, "e1"), end("nowhere", "e1"))], wait=True)
+    client.disconnect(["c1"])
+    found = on(engine, "c1", "c2")
+    assert re.search(r"^last heard of: [\d:.]+  removed   c1  was pending$", found["connection c1"]["advice"])
+    assert "its error went to the client" in found["connection c2"]["advice"]
+
+
+def test_a_connection_that_differs_from_the_kernel(
+    make_engine: Callable[..., EngineProcess], blue: str, red: str
+) -> None:
+    engine = make_engine(env={"FASTNL_AUDIT": "0"}).start()
+    engine.client().connect([pair("c1", end(blue, "e1"), end(red, "e1"))])
+    subprocess.run(["ip", "-n", blue, "link", "set", "e1", "mtu", "1400"], check=True)
+    engine.client().connect([pair("c1", end(blue, "e1", mtu=1300), end(red, "e1"))])
+    subprocess.run(["ip", "-n", blue, "link", "set", "e1", "mtu", "1400"], check=True)
+    assert on(engine, "c1")["connection c1"]["found"] == "up, but a.mtu is 1400, not 1300"
+
+
+def record(state: str = "pending", **more: Any) -> dict[str, Any]:
+    return {"id": "c1", "state": state, "since": time.time(), **more}
+
+
+def waits(reference: str) -> dict[str, Any]:
+    return record(a=end(reference, "e1"), b=end("", "e2"), reason=f"a.netns: namespace {reference!r}: it is not there")
+
+
+def test_namespaces_of_every_kind_that_are_missing(machine: Machine) -> None:
+    write(machine, "/run/docker/netns/abc", "")
+    write(machine, "/run/netns/plain", "")
+    machine.path("/srv/closed/sub").mkdir(parents=True)
+    machine.root.chmod(0o755)
+    machine.path("/srv/closed").chmod(0o700)
+    edit(machine, "/proc/7/status", "000001ffffffffff", "0000000000201000")
+    edit(machine, "/proc/7/status", "Uid:\t0\t0", "Uid:\t0\t4711")
+    machine.path("/proc/7/root").symlink_to(machine.root)
+    for reference, advice in {
+        "abc": "there is /run/docker/netns/abc: say file:/run/docker/netns/abc",
+        "plain": "is a plain file",
+        "file:/srv/closed/sub/ns": "/srv/closed is closed to others: give the engine CAP_DAC_READ_SEARCH",
+        "file:/none/at/all": "there is no /none where the engine lives",
+        "pid:99999": "process 99999 has ended",
+        "inode:4026532008": "nothing has the namespace 4026532008 any more",
+    }.items():
+        check = one(machine, waits(reference))
+        assert (check.status, advice in check.advice) == ("warn", True), (reference, check.advice)
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        ({"code": "no_permission", "message": "no"}, "the engine lacks CAP_SYS_PTRACE"),
+        ({"code": "kernel", "message": "x", "errno": 105}, "ENOBUFS: submit it again"),
+        ({"code": "internal", "message": "x"}, "the engine's log"),
+        ({"code": "conflict", "message": "x"}, "disconnect the connection that has it"),
+        ({"code": "vni_in_use", "message": "x", "field": "vxlan.vni"}, "has vni 7 on port 4789"),
+        ({"code": "something new", "message": "x"}, "submit it again"),
+    ],
+)
+def test_what_to_do_about_each_failure(machine: Machine, error: dict[str, Any], advice: str) -> None:
+    edit(machine, "/proc/7/status", "000001ffffffffff", "0000000000201000")
+    failed = record("failed", error=error, a=end("", "e1"), vxlan={"vni": 7, "underlay": "not-there"})
+    check = one(machine, failed)
+    assert (check.status, advice in check.advice) == ("fail", True), check.advice
+    assert check.found.startswith(f"failed for 0 s: {error['code']}: ")
+
+
+def test_many_that_are_not_well_are_counted(machine: Machine) -> None:
+    assert machine.info is not None
+    machine.info["connections"] = {"up": 1, "pending": 500}
+    machine.records = [waits(f"n{n}") | {"id": f"c{n}"} for n in range(100)]
+    found = amiss(machine)
+    assert len(found) == SHOWN + 1
+    assert found["connections"].found == f"{500 - SHOWN} more are not up"

@@ -9,7 +9,6 @@ import pty
 import re
 import select
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -93,20 +92,9 @@ def test_a_picture_where_there_is_no_terminal(run: Run, wired: None) -> None:
         assert re.search(pattern, done.stdout), done.stdout
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
-
-
-def test_latency_and_errors_come_from_the_metrics(
-    make_engine: Callable[..., EngineProcess], blue: str, red: str
-) -> None:
-    address = f"127.0.0.1:{free_port()}"
-    engine = make_engine("--http", address).start()
+def test_latency_and_errors_are_those_since_the_look_before(engine: EngineProcess, blue: str, red: str) -> None:
     client = engine.client()
-    look = sampler.Sampler(client, address)
+    look = sampler.Sampler(client)
     look.look()
     client.connect([pair("c", end(blue, "e1"), end(red, "e1")), pair("bad", end(blue, "lo"), end(red, "x"))])
     sample = look.look()
@@ -118,13 +106,8 @@ def test_latency_and_errors_come_from_the_metrics(
     assert (nothing.errors, nothing.stages, nothing.cycle_items) == ({}, {}, None)
 
 
-def test_metrics_that_are_not_there_are_said_so(run: Run, wired: None) -> None:
-    done = run("top", "--once", "--interval", 0.1, "--http", f"127.0.0.1:{free_port()}")
-    assert "no metrics from 127.0.0.1" in done.stdout
-
-
 def test_an_engine_that_began_again_has_no_rates(engine: EngineProcess, wired: None) -> None:
-    look = sampler.Sampler(engine.client(), None)
+    look = sampler.Sampler(engine.client())
     look.look()
     assert look.look().rates["connected"] == 0
     engine.restart()
@@ -134,7 +117,7 @@ def test_an_engine_that_began_again_has_no_rates(engine: EngineProcess, wired: N
 
 
 def test_an_engine_that_is_gone_leaves_the_last_picture(engine: EngineProcess, wired: None) -> None:
-    look = sampler.Sampler(engine.client(timeout=0.3), None)
+    look = sampler.Sampler(engine.client(timeout=0.3))
     look.look()
     engine.stop()
     sample = look.look()

@@ -123,11 +123,39 @@ def test_results_that_come_out_of_order_find_their_request(client, hub):
     slow = client.send("connect", connections=[job(n) for n in range(300)])
     assert client.info()["instance"] == "test"  # answered from memory, while the kernel works
     assert client.request("disconnect", ids=["nobody"])["ok"]
-    while True:
-        reply = client._early.pop(slow, None) or client.receive()
-        if reply["id"] == slow:
-            break
-    assert reply["ok"]
+    reply = client.receive()
+    assert (reply["id"], reply["ok"]) == (slow, True)
+
+
+def test_a_reply_that_comes_too_late_is_not_kept(engine, netns):
+    hub = netns.make("hub")
+    client = engine.client(timeout=0)
+    for n in range(5):
+        with pytest.raises(NoEngine):
+            client.connect([pair(f"c{n}", end(hub, f"e{n}"), end("", f"x{n}"))])
+    client.timeout = PATIENCE
+    assert client.info()["instance"] == "test"
+    asked = client.send("info")
+    assert client.receive()["id"] == asked
+    assert not client._early and not client._sent
+
+
+def test_list_of_the_clients_takes_a_limit(engine, client, hub, monkeypatch):
+    monkeypatch.setattr("fastnl_engine.client.PAGE", 4)
+    client.connect([job(n) for n in range(10)])
+    assert [r["id"] for r in client.list(limit=6)] == [f"c{n}" for n in range(6)]
+    assert len(list(client.list(limit=100))) == 10
+    assert list(client.list(limit=0)) == []
+
+    async def run() -> list[str]:
+        async with AsyncClient(engine.endpoint, timeout=PATIENCE) as other:
+            return [r["id"] async for r in other.list(limit=5)]
+
+    assert asyncio.run(run()) == [f"c{n}" for n in range(5)]
+
+
+def test_subscribe_ends_when_nothing_comes(engine):
+    assert list(subscribe(engine.events, "connection.", timeout=0.05)) == []
 
 
 # -- events ----------------------------------------------------------------------------------------
@@ -306,7 +334,7 @@ def test_what_the_engine_changes_is_not_taken_for_somebody_elses_doing(make_engi
             address, mtu = f"10.{n}.{dice.randrange(9)}.1/24", dice.choice([1400, 1500])
             jobs.append(pair(f"c{n}", end(a, f"a{n}", address, mtu=mtu), end(b, f"b{n}")))
         assert all(r["ok"] for r in client.connect(jobs))
-    told = Counter(e["event"] for e in client.events(limit=10_000)["events"])
+    told = Counter(e["event"] for e in client.events(limit=10_000)["events"] if e["of"] == "connection")
     assert set(told) == {"up"}, told
     assert all(v["ok"] for v in client.verify())
 

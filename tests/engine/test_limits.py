@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 from pathlib import Path
 
 import msgpack
@@ -11,7 +13,7 @@ import pytest
 import zmq
 
 from fastnl.testing import eventually, ip_json
-from fastnl_engine.testing import EngineProcess, RawSocket, end, pair
+from fastnl_engine.testing import PATIENCE, EngineProcess, RawSocket, end, pair
 
 FRAME = 16 << 20
 ITEMS = 10_000
@@ -130,17 +132,53 @@ def test_a_full_queue_is_busy_and_what_was_taken_is_done(make_engine, netns):
     raw = engine.raw()
     raw.request(id=0, op="info")  # it is connected, so order is kept from here on
     with Paused(engine):
-        raw.ask(id="taken", op="connect", connections=jobs(hub, range(50)))
-        raw.ask(id="full", op="connect", connections=jobs(hub, range(50, 61)))
-        raw.ask(id="fits", op="connect", connections=jobs(hub, range(50, 60)))
+        raw.ask(id="taken", op="connect", connections=jobs(hub, range(20)))
+        raw.ask(id="full", op="connect", connections=jobs(hub, range(20, 41)))
+        raw.ask(id="fits", op="connect", connections=jobs(hub, range(40, 60)))
         raw.ask(id="query", op="list", limit=1)
     replies = {r["id"]: r for r in (raw.reply() for _ in range(4))}
     assert replies["full"]["error"]["code"] == "busy"
     assert "results" not in replies["full"]
     assert replies["taken"]["ok"] and replies["fits"]["ok"] and replies["query"]["ok"]
-    assert len(list(engine.client().list())) == 60
+    assert len(list(engine.client().list())) == 40
     # and now there is room again
     assert raw.request(id="again", op="connect", connections=jobs(hub, range(60, 61)))["ok"]
+
+
+def test_a_client_has_as_much_of_the_queue_as_there_is_room_left(make_engine, netns):
+    hub = netns.make("hub")
+    engine = make_engine(instance="small", env={"FASTNL_QUEUE": "90"}).start()
+    greedy, modest = engine.raw(), engine.raw()
+    for raw in (greedy, modest):
+        raw.request(id=0, op="info")
+    with Paused(engine):
+        for n in range(90):  # one by one, as fast as can be
+            greedy.ask(id=n, op="connect", connections=jobs(hub, range(n, n + 1)))
+        modest.ask(id="modest", op="connect", connections=jobs(hub, range(100, 120)))
+    codes = [greedy.reply().get("error", {}).get("code", "ok") for _ in range(90)]
+    assert set(codes) == {"ok", "busy"}
+    assert codes.count("ok") >= 30  # (90 - 20) / 2, and what was done meanwhile
+    assert modest.reply()["ok"]
+
+
+def test_questions_that_wait_are_bounded_for_each_client_and_for_all(engine, netns):
+    asked = 30
+    clients = [engine.raw() for _ in range(12)]
+    for raw in clients:
+        raw.request(id=0, op="info")
+    with Paused(engine):
+        for raw in clients:
+            for n in range(asked):
+                raw.ask(id=n, op=["verify", "stats", "list", "events"][n % 4])
+    refused = []
+    for raw in clients:
+        replies = [raw.reply() for _ in range(asked)]
+        assert sorted(r["id"] for r in replies) == list(range(asked))
+        refused += [r["error"]["code"] for r in replies if "error" in r]
+        assert sum("results" in r for r in replies) >= 1
+    # not each of them: what a client sent late may have found room
+    assert set(refused) == {"busy"}
+    assert clients[0].request(id="again", op="verify")["ok"]
 
 
 def test_more_than_the_queue_holds_is_too_large_and_not_busy_for_ever(make_engine, netns):
@@ -162,6 +200,95 @@ def test_a_client_that_never_reads_harms_nobody(engine, netns):
     assert all(r["ok"] for r in client.disconnect([f"c{n}" for n in range(100)]))
     deaf.close()
     assert serves(engine)
+
+
+def resident(engine: EngineProcess) -> int:
+    """MiB of the engine that are in memory."""
+    text = Path(f"/proc/{engine.pid}/status").read_text()
+    return int(text.split("VmRSS:")[1].split()[0]) // 1024
+
+
+def test_large_replies_that_nobody_reads_do_not_pile_up_and_others_are_served(make_engine):
+    engine = make_engine(instance="deaf").start()
+    client = engine.client()
+    labels = {f"label{n}": "x" * 4000 for n in range(20)}
+    ends = {end_: {"netns": "absent", "ifname": end_} for end_ in "ab"}
+    for n in range(100):  # 8 MiB of records
+        room = {key: {**value, "netns": f"absent{n}"} for key, value in ends.items()}
+        client.connect([{"id": f"w{n}", "kind": "veth", **room, "labels": labels}], wait=True)
+    before = resident(engine)
+    deaf = [RawSocket(engine.endpoint, options={zmq.RCVHWM: 1, zmq.RCVBUF: 1 << 16}) for _ in range(4)]
+    for n in range(200):
+        for raw in deaf:
+            raw.ask(id=n, op="list")
+            raw.ask(id=n, op="disconnect", ids=["nobody"])
+        client.info()
+    # 1600 replies, of which half have 4 MiB
+    assert eventually(lambda: client.info()["load"] == 0)
+    assert resident(engine) - before < 4 * 80, "a client may leave some 48 MiB unread"
+    assert client.request("list", limit=1)["ok"]
+    # and who begins to read again is served again
+    late = deaf[0]
+    got = {late.reply()["id"] for _ in range(3)}
+    assert got <= set(range(200))
+    while late.socket.poll(500):
+        late.frames()
+    assert eventually(lambda: late.request(id="served", op="list", limit=1).get("ok"))
+    for raw in deaf:
+        raw.close()
+    assert eventually(lambda: client.request("list", limit=1)["ok"])
+
+
+def test_a_slow_reader_gets_every_reply(engine, netns):
+    """More replies than ZeroMQ keeps for one client wait in the engine."""
+    slow = RawSocket(engine.endpoint, options={zmq.RCVHWM: 1, zmq.SNDHWM: 0, zmq.RCVBUF: 1 << 16})
+    asked = 6000
+    for n in range(asked):
+        slow.ask(id=n, op="info")
+    assert serves(engine)
+    got = [slow.reply()["id"] for _ in range(asked)]
+    slow.close()
+    assert got == list(range(asked))
+
+
+def test_clients_beyond_the_limit_of_open_files_are_turned_away_and_the_engine_lives(make_engine, netns):
+    # libzmq ends a process that has no descriptor for a new client
+    engine = make_engine(instance="crowd", prefix=["prlimit", "--nofile=640:640"]).start()
+    client = engine.client()
+    client.info()
+    with contextlib.ExitStack() as crowd:
+        for _ in range(1500):
+            one = crowd.enter_context(socket.socket(socket.AF_UNIX))
+            one.setblocking(False)
+            with contextlib.suppress(OSError):
+                one.connect(engine.endpoint.removeprefix("ipc://"))
+        # who was there before is served all the same
+        hub = netns.make("hub")
+        assert all(r["ok"] for r in client.connect(jobs(hub, range(3))))
+        assert eventually(lambda: "client turned away" in engine.log)
+        assert len(os.listdir(f"/proc/{engine.pid}/fd")) < 500
+        assert engine.running
+    # and when they are gone there is room again
+    assert engine.client().info()["connections"] == {"up": 3}
+
+
+def test_a_subscription_that_is_too_long_is_cut_off_and_others_are_told(engine, client, netns):
+    """ZeroMQ keeps a subscription as a tree with a node for each byte."""
+    events = engine.subscribe()
+    greedy = zmq.Context()
+    sub = greedy.socket(zmq.SUB)
+    sub.setsockopt(zmq.LINGER, 0)
+    monitor = sub.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    sub.subscribe(b"x" * 20_000)  # much more would be too much for the subscriber itself
+    sub.connect(engine.events)
+    assert monitor.poll(PATIENCE * 1000), "it was taken"
+    hub = netns.make("hub")
+    assert client.connect(jobs(hub, range(1)))[0]["ok"]
+    assert events.next()[0] == "connection.up.c0"
+    sub.disable_monitor()
+    monitor.close()
+    sub.close()
+    greedy.term()
 
 
 def test_a_client_that_goes_before_its_answer_has_its_work_done(engine, client, netns):

@@ -92,7 +92,7 @@ def test_after_a_restart_everything_is_adopted_and_nothing_was_touched(engine, c
         again = engine.client().connect(jobs)
         assert [r["changed"] for r in again] == [False] * 11
     assert seen(blue, red) == before
-    assert "adopted=11 made_again=0 orphans_removed=0" in engine.log
+    assert "adopted=11 mended=0 made_again=0 orphans_removed=0" in engine.resumed().log
 
 
 def test_what_is_in_the_kernel_at_a_stop_is_finished_answered_and_remembered(engine, netns):
@@ -116,7 +116,7 @@ def test_what_is_in_the_kernel_at_a_stop_is_finished_answered_and_remembered(eng
     after = {row["ifname"]: row["ifindex"] for row in ip_json("there", "link") if row["ifname"] != "lo"}
     assert {f"s{name[1:]}" for name in after} == moved
     assert after.items() <= before.items()
-    assert "made_again=0 orphans_removed=0" in engine.log
+    assert "mended=0 made_again=0 orphans_removed=0" in engine.resumed().log
 
 
 def test_a_namespace_named_in_two_ways_is_adopted_through_both(engine, netns):
@@ -291,7 +291,7 @@ def test_what_carries_our_mark_without_a_record_is_removed_at_the_start(make_eng
     ip(red, "link", "set", "orphan1", "alias", "fastnl/test/nobody/b")
     ip(blue, "link", "add", "orphan2", "type", "bridge")
     ip(blue, "link", "set", "orphan2", "alias", "fastnl/test/c99/a")
-    engine.restart()
+    engine.restart().resumed()
     assert names(blue) == {f"e{n}" for n in range(10)} | {"vx0"}
     assert names(red) == {f"e{n}" for n in range(10)}
     assert "adopted=11" in engine.log
@@ -311,7 +311,7 @@ def test_what_is_somebody_elses_is_never_touched(engine, client, jobs, foreign, 
     foreign(blue, "e2")
     before = seen(blue)[0]
     strangers = [row for row in before if row.get("linkinfo", {}).get("info_kind") == "bridge"]
-    engine.start()
+    engine.start().resumed()
     client = engine.client()
     assert eventually(lambda: client.info()["load"] == 0)
     after = [row for row in seen(blue)[0] if row.get("linkinfo", {}).get("info_kind") == "bridge"]

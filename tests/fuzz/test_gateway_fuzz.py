@@ -24,7 +24,7 @@ import fastnl
 from fastnl.testing import Census, Namespaces
 from fastnl_engine import wire
 from fastnl_engine.client import Client
-from fastnl_engine.gateway import _connect_job, _disconnect_job, _item_error, _move_job
+from fastnl_engine.jobs import connect_job, disconnect_job, item_error, move_job
 from fastnl_engine.testing import PATIENCE, EngineProcess, RawSocket
 
 CODES = {
@@ -182,17 +182,17 @@ def answer(frame: bytes) -> bytes | None:
     makers: list[tuple[list[msgspec.Raw], Any]] = []
     match request:
         case wire.Connect():
-            makers = [(request.connections, lambda raw: _connect_job(raw, request.wait))]
+            makers = [(request.connections, lambda raw: connect_job(raw, request.wait))]
         case wire.Disconnect():
-            makers = [(request.ids, _disconnect_job)]
+            makers = [(request.ids, disconnect_job)]
         case wire.Move():
-            makers = [(request.moves, _move_job)]
+            makers = [(request.moves, move_job)]
     for items, make in makers:
         for raw in items:
             try:
                 job = make(raw)
             except (fastnl.FastnlError, msgspec.DecodeError, RecursionError, UnicodeDecodeError, ValueError) as e:
-                error = _item_error(e)
+                error = item_error(e)
                 assert error["code"] == "invalid" and error["message"]
                 wire.encode({"id": wire.id_in(raw), "error": error})
             else:

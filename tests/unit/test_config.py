@@ -85,6 +85,29 @@ def test_a_value_out_of_bounds_is_refused(values, word):
     assert "the command line" in message and word in message
 
 
+@pytest.mark.parametrize("scheme", ["tcp", "udp", "ws", "vmci"])
+@pytest.mark.parametrize(("setting", "keyed"), [("endpoint", "tcp"), ("events", "tcp_events")])
+def test_what_would_be_open_to_a_network_is_refused_and_told_how_it_can_be(setting, keyed, scheme):
+    message = refusal(None, {f"FASTNL_{setting.upper()}": f"{scheme}://0.0.0.0:1"}, {})
+    assert all(word in message for word in (setting, f"{scheme}://0.0.0.0:1", keyed, "curve_secret", "ipc://"))
+
+
+@pytest.mark.parametrize("setting", ["tcp", "tcp_events"])
+def test_tcp_needs_a_key_from_whichever_place(file, setting):
+    path = file(f'{setting} = "tcp://0.0.0.0:1"\n')
+    assert f"{setting} needs curve_secret" in refusal(path, {}, {})
+    assert load(path, {"FASTNL_CURVE_SECRET": "/k"}, {}).curve_secret == "/k"
+    assert "tcp://ADDRESS:PORT" in refusal(None, {f"FASTNL_{setting.upper()}": "ipc:///x"}, {})
+
+
+def test_folders_are_a_list_in_the_file_and_have_colons_in_the_environment(file):
+    path = file('file_prefixes = ["/a", "/b:c"]\n')
+    assert load(path, {}, {}).file_prefixes == ["/a", "/b:c"]
+    assert load(path, {"FASTNL_FILE_PREFIXES": "/d:/e/f:"}, {}).file_prefixes == ["/d", "/e/f"]
+    assert load(path, {"FASTNL_FILE_PREFIXES": ""}, {}).file_prefixes == []
+    assert "file_prefixes must be of type list" in refusal(file("file_prefixes = [1]"), {}, {})
+
+
 def test_a_file_that_is_missing_or_no_toml_is_named(file, tmp_path):
     assert "none.toml" in refusal(str(tmp_path / "none.toml"), {}, {})
     assert "engine.toml" in refusal(file("endpoint = "), {}, {})

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -114,7 +115,7 @@ def test_the_sample_shows_every_setting_with_its_default(tmp_path):
     text = (DEPLOY / "systemd" / "engine.toml").read_text()
     shown = dict(re.findall(r"^# (\w+) = (.*?)(?:[ ]+#.*)?$", text, re.MULTILINE))
     assert set(shown) - {"viewer"} == set(SETTINGS) - {"roles"}
-    examples = ("http",)  # off unless given
+    examples = ("http", "tcp", "tcp_events", "curve_secret")  # off unless given
     file = tmp_path / "engine.toml"
     file.write_text("\n".join(f"{k} = {v}" for k, v in shown.items() if k in SETTINGS and k not in examples))
     assert load(str(file), {}, {}) == Config()
@@ -188,7 +189,7 @@ def test_systemd_takes_the_unit(tmp_path):
     done = subprocess.run(["systemd-analyze", "verify", str(file)], capture_output=True, text=True, check=False)
     complaints = [line for line in done.stderr.splitlines() if UNIT.name in line]
     assert complaints == []
-    secure = ["systemd-analyze", "security", "--offline=yes", "--no-pager", "--threshold=35", str(file)]
+    secure = ["systemd-analyze", "security", "--offline=yes", "--no-pager", "--threshold=33", str(file)]
     done = subprocess.run(secure, capture_output=True, text=True, check=False)
     if "unrecognized option" in done.stderr:
         pytest.skip("this systemd-analyze has no --offline")
@@ -217,13 +218,30 @@ def test_the_recipe_copies_what_there_is():
             assert all((ROOT / source).exists() for source in rest.split()[:-1])
 
 
-@pytest.mark.parametrize("script", ["test-sdist.sh", "container/test-rootfs.sh"])
+@pytest.mark.parametrize("script", ["test-sdist.sh", "container/test-rootfs.sh", "../tests/oldest.sh"])
 def test_scripts_can_be_read(script):
     path = DEPLOY / script
     assert path.stat().st_mode & 0o111
     subprocess.run(["bash", "-n", str(path)], check=True)
     if shutil.which("shellcheck"):
         subprocess.run(["shellcheck", str(path)], check=True)
+
+
+# -- dependencies ------------------------------------------------------------------------------------
+
+
+def test_the_oldest_dependencies_are_those_that_are_allowed():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"]]
+    for extra, listed in project["optional-dependencies"].items():
+        wanted += [word for word in listed if extra != "lint" and not word.startswith("fastnl[")]
+    oldest = dict(re.findall(r"^([\w.-]+)==([\w.]+)$", (ROOT / "tests" / "oldest.txt").read_text(), re.MULTILINE))
+    bounds = dict(re.fullmatch(r"([\w.-]+)>=([\w.]+).*", word).groups() for word in wanted)
+    assert set(oldest) == set(bounds)
+    for name, bound in bounds.items():
+        # "8" allows 8.0.0 and nothing before it
+        padded = [*bound.split("."), "0", "0"][: len(oldest[name].split("."))]
+        assert oldest[name].split(".") == padded, name
 
 
 # -- the chart ---------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastnl import Place, Result, Wired
+from fastnl import NetnsGone, Place, Result, Wired
 from fastnl.netns import Identity
 from fastnl.testing import eventually
 from fastnl_engine import engine as engine_module
@@ -47,7 +47,7 @@ class Kernel:
         assert self.gate.wait(30)
         return [self._result("disconnect", w.connection, w.connection) for w in wired]
 
-    def mend(self, wired: Sequence[Wired]) -> list[Result]:
+    def mend(self, wired: Sequence[Wired], **_: Any) -> list[Result]:
         return [self._result("mend", w.connection, w.connection) for w in wired]
 
     def _result(self, what: str, values: Any, shown: Any) -> Result:
@@ -99,7 +99,7 @@ class Bench:
     def _answer(self, ticket: Any, place: int, result: dict[str, Any]) -> None:
         self.answers.append((place, result))
 
-    def _event(self, name: str, fields: dict[str, Any]) -> None:
+    def _event(self, name: str, fields: dict[str, Any], of: str = "connection") -> None:
         self.events.append((name, fields))
 
     def submit(self, op: str, id_: str, mtu: int = 1500) -> int:
@@ -322,3 +322,97 @@ def test_what_the_engine_asks_of_itself_may_come_too_late(bench, op, then):
     bench.submit("connect", "c", 1400)
     bench.settle()
     assert bench.answers[-1][1]["ok"]
+
+
+def test_what_is_owed_is_written_before_the_intent_of_a_newer_action(bench):
+    def full(outcomes: Sequence[Outcome]) -> None:
+        raise OSError("disk full")
+
+    settle, bench.store.settle = bench.store.settle, full
+    bench.submit("connect", "c")
+    bench.settle()
+    # while it is owed nothing more comes into doubt, of this connection and of others
+    bench.submit("connect", "c", 1400)
+    bench.submit("connect", "d")
+    bench.settle()
+    assert bench.kernel.done == [("c", "connect 1500")]
+    assert all("nothing was done" in result["error"]["message"] for _, result in bench.answers[1:])
+    bench.store.settle = settle
+    bench.store.calls.clear()
+    bench.kernel.gate.clear()
+    bench.submit("connect", "c", 1400)
+    bench.engine.turn()
+    assert eventually(lambda: "c" in bench.store.intents and bench.store.intents["c"].verb == "update")
+    # the newer action is in the kernel: its intent must be there, beside the older outcome
+    assert bench.store.calls[-2:] == ["settle", "intend"]
+    assert bench.store.records["c"].connection.mtu == 1500
+    assert bench.engine.pipeline.unwritten == 0
+    bench.kernel.gate.set()
+    bench.settle()
+    assert bench.store.records["c"].connection.mtu == 1400
+    assert bench.store.intents == {}
+
+
+@pytest.mark.parametrize("op", ["suspend", "mend"])
+def test_what_the_engine_asks_of_itself_is_done_when_the_disk_takes_it(bench, op, monkeypatch):
+    monkeypatch.setattr(engine_module, "RETRY", 0.01)
+    bench.submit("connect", "c")
+    bench.settle()
+
+    def full(intents: Sequence[Intent]) -> None:
+        raise OSError("disk full")
+
+    bench.store.intend = full
+    bench.engine.submit(Job(op, "c", reason="somebody did something"))
+    bench.settle()
+    assert len(bench.kernel.done) == 1
+    del bench.store.intend
+
+    def done() -> bool:
+        bench.settle()
+        return len(bench.kernel.done) == 2
+
+    assert eventually(done)
+    assert bench.kernel.done[1][1].startswith({"suspend": "disconnect", "mend": "mend"}[op])
+
+
+def test_what_was_postponed_is_dropped_when_the_connection_is_another_one_by_then(bench, monkeypatch):
+    monkeypatch.setattr(engine_module, "RETRY", 0.2)
+    bench.submit("connect", "c")
+    bench.settle()
+
+    def full(intents: Sequence[Intent]) -> None:
+        raise OSError("disk full")
+
+    bench.store.intend = full
+    bench.engine.submit(Job("suspend", "c", reason="its namespace went"))
+    bench.settle()
+    del bench.store.intend
+    bench.submit("disconnect", "c")
+    bench.submit("connect", "c", 1400)
+    bench.settle()
+    assert eventually(lambda: (bench.settle(), not bench.engine._postponed)[1])
+    assert [what for _, what in bench.kernel.done] == ["connect 1500", "disconnect 1500", "connect 1400"]
+
+
+def test_what_cannot_be_mended_as_its_namespace_is_another_one_is_taken_away_and_waits(bench):
+    bench.submit("connect", "c")
+    bench.settle()
+    gone = NetnsGone("b.netns: 'red' means another namespace than before")
+    bench.kernel.mend = lambda wired, **_: [Result(wired=w, error=gone, changed=False) for w in wired]
+    bench.engine.submit(Job("mend", "c", reason="it was deleted"))
+    bench.settle()
+    record = bench.engine.records["c"]
+    assert (record.state, record.reason, record.places) == ("pending", gone.message, ())
+    assert [what for _, what in bench.kernel.done] == ["connect 1500", "disconnect 1500"]
+
+
+def test_a_suspension_is_about_the_record_that_it_was_asked_for(bench):
+    bench.submit("connect", "c")
+    bench.settle()
+    before = bench.engine.records["c"]
+    bench.submit("connect", "c", 1400)
+    bench.settle()
+    bench.engine.suspend(before, "its namespace is gone")
+    bench.settle()
+    assert bench.engine.records["c"].state == "up"

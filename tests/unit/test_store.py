@@ -235,3 +235,94 @@ def test_an_intent_that_does_not_read_as_one_is_damage(path, change):
 
 def test_a_folder_that_is_not_there_is_said_to_be_so(tmp_path):
     assert "is the folder there" in refusal(tmp_path / "none" / "state.db")
+
+
+def test_an_empty_file_is_damage_for_a_store_is_never_made_in_steps(path):
+    path.touch()
+    assert "damaged" in refusal(path)
+    assert path.read_bytes() == b""
+
+
+def test_a_store_that_was_being_made_when_the_process_died_is_made_again(path):
+    path.with_name("state.db.new").write_bytes(b"half")
+    assert load(path) == ({}, [])
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_the_log_of_a_file_that_was_moved_away_is_not_taken_for_ones_own(path):
+    store = SqliteStore(path)
+    store.settle([Outcome("c1", up())])
+    log = Path(f"{path}-wal").read_bytes()  # as kill -9 leaves it
+    store.close()
+    path.unlink()
+    Path(f"{path}-wal").write_bytes(log)
+    assert load(path) == ({}, [])
+
+
+def test_the_database_of_another_program_is_refused_and_left_as_it_is(path):
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE birds (name TEXT)")
+    db.close()
+    before = path.read_bytes()
+    assert "not a state file" in refusal(path)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_file_that_was_cut_off_is_refused_and_left_as_it_is(path):
+    store = SqliteStore(path)
+    store.settle([Outcome(f"c{n}", up(f"c{n}")) for n in range(500)])
+    store.close()
+    content = path.read_bytes()
+    for size in (100, 4096, len(content) // 2, len(content) - 4096):
+        path.write_bytes(content[:size])
+        assert "damaged" in refusal(path)
+        assert path.read_bytes() == content[:size]
+
+
+@pytest.mark.parametrize("left", [0.0, 0.3, 0.6, 0.9, 1.0])
+def test_a_log_that_was_cut_off_gives_what_was_committed_before_the_cut(tmp_path, path, left):
+    store = SqliteStore(path)
+    for n in range(50):
+        store.settle([Outcome(f"a{n}", up(f"a{n}")), Outcome(f"b{n}", up(f"b{n}"))])
+    copy = tmp_path / "copy.db"
+    copy.write_bytes(path.read_bytes())
+    log = Path(f"{path}-wal").read_bytes()
+    Path(f"{copy}-wal").write_bytes(log[: int(len(log) * left)])
+    store.close()
+    records, _ = load(copy)
+    whole = len(records) // 2
+    # each transaction is there whole or not at all, and none is missing before one that is there
+    assert set(records) == {f"{c}{n}" for c in "ab" for n in range(whole)}
+    assert (whole == 50) == (left == 1.0) and (whole == 0) == (left == 0.0)
+
+
+def test_a_folder_in_its_place_is_refused(path):
+    path.mkdir()
+    refusal(path)
+    assert path.is_dir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file away, which needs root")
+def test_a_file_that_belongs_to_somebody_else_is_refused_and_left_as_it_is(path):
+    SqliteStore(path).close()
+    os.chown(path, 65534, 65534)
+    path.chmod(0o644)
+    assert "belongs to user id 65534" in refusal(path)
+    assert (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (65534, 0o644)
+
+
+def test_a_commit_that_fails_leaves_no_transaction_open(path):
+    store = SqliteStore(path)
+    store._db.execute("PRAGMA foreign_keys=ON")
+    # a check that comes with the COMMIT fails it, as a full disk does
+    store._db.execute("CREATE TABLE parent (id PRIMARY KEY)")
+    store._db.execute("CREATE TABLE child (id REFERENCES parent DEFERRABLE INITIALLY DEFERRED)")
+    store._db.execute(
+        "CREATE TRIGGER t AFTER INSERT ON connection WHEN NEW.id='bad' BEGIN INSERT INTO child VALUES (1); END"
+    )
+    with pytest.raises(sqlite3.IntegrityError):
+        store.settle([Outcome("bad", up("bad"))])
+    store.settle([Outcome("good", up("good"))])
+    assert [r.id for r in store.load()[0]] == ["good"]
+    store.close()

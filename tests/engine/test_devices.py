@@ -1,0 +1,64 @@
+"""Connections that are one interface: made, waited for, found and given back."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from fastnl.testing import eventually, ip_json, ping
+from fastnl_engine.testing import end, pair
+
+
+def test_a_device_is_a_connection_as_any_other(engine, client, blue, red):
+    bridge = {"id": "br", "kind": "bridge", "a": end(blue, "br0", "10.0.0.254/24")}
+    port = pair("p", end(blue, "p0", master="br0"), end(red, "e0", "10.0.0.1/24", tx_checksum=False))
+    results = client.connect([port, bridge])
+    assert [(r["ok"], r["state"]) for r in results] == [(True, "up")] * 2, results
+    assert eventually(lambda: ping(red, "10.0.0.254", wait=1))
+    assert all(v["ok"] for v in client.verify())
+    assert [r["changed"] for r in client.connect([port, bridge])] == [False, False]
+    engine.restart().resumed()
+    assert "adopted=2 mended=0 made_again=0" in engine.log.splitlines()[-1]
+    again = engine.client()
+    assert [r["changed"] for r in again.connect([bridge, port])] == [False, False]
+    subprocess.run(["ip", "-n", blue, "link", "del", "br0"], check=True)
+    assert eventually(lambda: all(v["ok"] for v in again.verify()), 30), again.verify()
+    assert all(r["changed"] for r in again.disconnect(["br", "p"]))
+
+
+def test_an_interface_of_somebody_else_is_waited_for_and_given_back(client, blue, foreign):
+    job = {"id": "ext", "kind": "existing", "a": end(blue, "br0", "10.0.0.1/24")}
+    [refused] = client.connect([job])
+    assert (refused["error"]["code"], refused["error"]["field"]) == ("ifname_not_found", "a.ifname")
+    [waiting] = client.connect([job], wait=True)
+    assert waiting["state"] == "pending" and "br0" in waiting["reason"]
+    foreign(blue, "br0")
+    assert eventually(lambda: next(client.list())["state"] == "up", 30)
+    assert client.verify()[0]["ok"]
+    assert client.disconnect(["ext"])[0]["changed"]
+    assert "br0" in {row["ifname"] for row in ip_json(blue, "link")}
+    given = ip_json(blue, "addr", "show", "dev", "br0")[0]["addr_info"]
+    assert [a for a in given if a["scope"] == "global"] == []
+
+
+def test_an_end_that_is_down_is_no_difference_to_mend(client, blue, red):
+    job = pair("c1", end(blue, "e0", "10.0.0.1/24", up=False), end(red, "e0", "10.0.0.2/24"))
+    assert client.connect([job])[0]["ok"] and client.verify()[0]["ok"]
+    job["a"]["up"] = True
+    assert client.connect([job])[0]["changed"] and ping(blue, "10.0.0.2")
+
+
+@pytest.mark.parametrize(
+    ("job", "field"),
+    [
+        ({"kind": "vrf", "a": end("blue", "v0")}, "vrf.table"),
+        ({"kind": "dummy", "a": end("blue", "d0"), "vrf": {"table": 7}}, "vrf"),
+        ({"kind": "dummy", "a": end("blue", "d0"), "b": end("red", "d0")}, "b"),
+        ({"kind": "loopback", "a": end("blue", "d0")}, "a.ifname"),
+        ({"kind": "dummy", "a": end("blue", "d0", vxlan=1)}, "a"),
+    ],
+)
+def test_a_device_that_makes_no_sense_names_the_field(client, blue, job, field):
+    [result] = client.connect([{"id": "x", **job}])
+    assert result["error"]["code"] == "invalid" and result["error"]["field"].startswith(field), result
