@@ -3,7 +3,7 @@ VENV := .venv/bin
 # tools call each other by name, as cython-lint does pycodestyle
 export PATH := $(CURDIR)/$(VENV):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-asan bench lint clean setup
+.PHONY: help demo test test-asan test-oldest test-image fuzz bench flood soak memory lint clean setup stubs
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -20,8 +20,32 @@ test: setup lint  ## the whole suite, against the real kernel (root)
 test-asan: setup  ## reader, builders and a part of the kernel tests under AddressSanitizer
 	tests/asan.sh
 
+test-oldest:  ## unit and engine tests with the oldest dependencies allowed
+	tests/oldest.sh $(ARGS)
+
+test-image:  ## builds the container image's file system with debootstrap and wires namespaces from it (root)
+	deploy/container/test-rootfs.sh $(ARGS)
+
+chaos: setup  ## kills the engine ROUNDS times (200) under load and checks everything after each
+	FASTNL_CHAOS_ROUNDS=$(or $(ROUNDS),200) $(VENV)/python -m pytest tests/chaos -s $(ARGS)
+
+fuzz: setup  ## mutates requests and state files, SECONDS (60) for each target
+	FASTNL_FUZZ_SECONDS=$(or $(SECONDS),60) $(VENV)/python -m pytest tests/fuzz --timeout=0 $(ARGS)
+
+stubs:  ## the Python modules beside each .proto file, after a change of one
+	scripts/generate-stubs.sh
+
 bench: setup  ## the figures of docs/performance.md
 	$(VENV)/python -m bench.summary $(ARGS)
+
+flood: setup  ## 64 clients ask for many times what the engine can do; ARGS="--seconds 60"
+	$(VENV)/python -m bench.flood $(ARGS)
+
+soak: setup  ## full speed for ten minutes, and what grows; ARGS="--seconds 3600"
+	$(VENV)/python -m bench.soak $(ARGS)
+
+memory: setup  ## what 100,000 connections cost the engine
+	$(VENV)/python -m bench.memory $(ARGS)
 
 lint: setup  ## ruff, mypy, cython-lint
 	$(VENV)/ruff check src engine tests bench docs

@@ -20,7 +20,8 @@ import msgpack
 import zmq
 
 from bench.contenders import Clock, Cost, settle
-from fastnl import End, Veth
+from bench.workloads import as_job
+from fastnl import Veth
 from fastnl.testing import spawn
 
 CLIENTS = 8
@@ -45,7 +46,7 @@ class Engine:
         self._folder = folder
         share = -(-self.count // CLIENTS)
         shares = [connections[at : at + share] for at in range(0, self.count, share)]
-        self._creates = [_requests("connect", "connections", [_as_job(c) for c in s], together) for s in shares]
+        self._creates = [_requests("connect", "connections", [as_job(c) for c in s], together) for s in shares]
         self._deletes = [_requests("disconnect", "ids", [c.id for c in s], together) for s in shares]
 
     def __enter__(self) -> Engine:
@@ -138,13 +139,6 @@ def _requests(op: str, field: str, values: Sequence[Any], together: int) -> list
         msgpack.packb({"v": 1, "id": at, "op": op, field: values[at : at + together]})
         for at in range(0, len(values), together)
     ]
-
-
-def _as_job(c: Veth) -> dict[str, Any]:
-    def end(e: End) -> dict[str, Any]:
-        return {"netns": e.netns, "ifname": e.ifname, "addresses": [a.text for a in e.addresses]}
-
-    return {"id": c.id, "kind": "veth", "a": end(c.a), "b": end(c.b)}
 
 
 def _check(replies: Sequence[bytes]) -> None:

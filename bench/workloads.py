@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from fastnl import End, Veth, netns
 
@@ -54,3 +55,12 @@ def make_namespaces(connections: Sequence[Veth]) -> None:
             netns.create(name)
         except FileExistsError:
             continue
+
+
+def as_job(c: Veth) -> dict[str, Any]:
+    """A connection as the engine's protocol has it."""
+
+    def end(e: End) -> dict[str, Any]:
+        return {"netns": e.netns, "ifname": e.ifname, "addresses": [a.text for a in e.addresses]}
+
+    return {"id": c.id, "kind": "veth", "a": end(c.a), "b": end(c.b)}

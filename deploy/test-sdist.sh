@@ -3,6 +3,8 @@
 # in a clean environment in an empty folder.  Nothing of the working tree is touched.
 #
 #     [PYTHON=python3.12] deploy/test-sdist.sh [FOLDER]     FOLDER gets what was built
+#
+# Ends with 77 where no package index can be reached.
 set -eu
 root=$(realpath "$(dirname "$0")/..")
 python=${PYTHON:-python3}
@@ -16,7 +18,10 @@ git ls-files -z --cached --others --exclude-standard |
     tar --null --ignore-failed-read --files-from - --create 2>/dev/null | tar -x -C "$work/tree"
 
 "$python" -m venv "$work/build"
-"$work/build/bin/pip" install -q --disable-pip-version-check build
+"$work/build/bin/pip" install -q --disable-pip-version-check build || {
+    echo "test-sdist: no package index can be reached" >&2
+    exit 77
+}
 "$work/build/bin/python" -m build --outdir "$work/dist" "$work/tree" >"$work/log" 2>&1 || {
     cat "$work/log"
     exit 1
