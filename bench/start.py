@@ -52,7 +52,8 @@ def main() -> None:
                 )
             assert ip_json(first.netns, "link", "show", first.ifname)[0]["ifindex"] == before
             print(engine.log.splitlines()[-1])
-    print(others.read())
+    taken = others.read()["taken by others"]
+    print(f"others took {taken:.0%} of a processor meanwhile")
 
 
 if __name__ == "__main__":
