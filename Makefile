@@ -14,8 +14,8 @@ setup:
 demo: setup  ## wires real namespaces together and pings across them
 	@$(VENV)/python docs/examples/demo.py
 
-test: setup lint  ## the whole suite, against the real kernel (root)
-	$(VENV)/python -m pytest $(ARGS)
+test: setup lint  ## the whole suite, against the real kernel (root); ARGS are pytest's
+	scripts/test.sh $(ARGS)
 
 test-asan: setup  ## reader, builders and a part of the kernel tests under AddressSanitizer
 	tests/asan.sh
@@ -54,4 +54,4 @@ lint: setup  ## ruff, mypy, cython-lint
 	$(VENV)/cython-lint src/fastnl
 
 clean:  ## everything that a build made
-	rm -rf .venv build src/*.egg-info *.egg-info src/fastnl/_nl.c src/fastnl/*.so bench/out bench/floor/floor
+	rm -rf .venv build src/*.egg-info *.egg-info src/fastnl/*.c src/fastnl/*.so bench/out bench/floor/floor

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import fastnl
-from fastnl._nl import AddrRow, Glances, NeighRow, RouteRow, Tour, look_around
+from fastnl._nl import AddrRow, Glances, LinkRow, NeighRow, RouteRow, Tour, look_around
 from fastnl.change import is_foreign
 from fastnl.netns import Handles, Identity, open_reference, path_of
 from fastnl_engine.ledger import Ledger, Residents, Watched
@@ -127,6 +127,8 @@ class Audit:
                     question.dump_addresses()
                     question.dump_routes()
                     question.dump_neighbours()
+                    if any(w.rest.master for w in there if w.rest is not None):
+                        question.dump_links()
                     asked.append((there, question))
                 tour.run()
             for there, question in asked:
@@ -134,9 +136,13 @@ class Audit:
                 if not question.interrupted and not any(err for _, _, err in question.states()):
                     self._compare(there, question.rows(), wrong)
 
-    def _compare(self, ends: list[Watched], rows: list[AddrRow | RouteRow | NeighRow], wrong: Wrong) -> None:
+    def _compare(self, ends: list[Watched], rows: list[AddrRow | RouteRow | NeighRow | LinkRow], wrong: Wrong) -> None:
         have: dict[int, tuple[dict[str, AddrRow], set[tuple[str, str, int]], set[str]]] = {}
+        links: dict[int, LinkRow] = {}
         for row in rows:
+            if isinstance(row, LinkRow):
+                links[row.ifindex] = row
+                continue
             addresses, routes, neighbours = have.setdefault(row.ifindex, ({}, set(), set()))
             if isinstance(row, AddrRow):
                 addresses[row.address] = row
@@ -151,10 +157,18 @@ class Audit:
             where = f"{'ab'[w.end]}: interface {w.ifname!r}"
             if missing:
                 wrong.setdefault(w.id, (w, f"{where}: {sorted(missing)[0]} is missing"))
+            elif w.rest.master and not _is_port(links, w.place.ifindex, w.rest.master):
+                wrong.setdefault(w.id, (w, f"{where}: is no port of {w.rest.master!r} any more"))
             elif not w.rest.others:
                 foreign = sorted(a for a, row in addresses.items() if is_foreign(row, w.rest.addresses))
                 if foreign:
                     wrong.setdefault(w.id, (w, f"{where}: {foreign[0]} was not asked for"))
+
+
+def _is_port(links: dict[int, LinkRow], index: int, master: str) -> bool:
+    link = links.get(index)
+    above = links.get(link.master) if link is not None else None
+    return above is not None and above.ifname == master
 
 
 def _draw(residents: Residents, path: str, *, careful: bool) -> Sight:

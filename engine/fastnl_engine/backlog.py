@@ -1,6 +1,7 @@
 """Jobs that wait for their turn, fairly: clients in turns, those of one client in the order in which they came.
 
-However many jobs one client has waiting, another one's next job waits for a few of each client only.
+However many jobs one client has waiting, another one's next job waits for one of each client only: with more of each,
+a flood of many clients would keep it waiting for several cycles (`make flood` tells for how long).
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from typing import Any
 
 from fastnl_engine.planner import Job
 
-QUANTUM = 4  # jobs of one client before it is the next one's turn
-
 
 class Backlog:
     """What a deque has of it; `client` of a job tells whose it is, None is the engine itself."""
@@ -21,7 +20,6 @@ class Backlog:
     def __init__(self) -> None:
         self._of: dict[Any, deque[Job]] = {}
         self._turns: deque[Any] = deque()
-        self._taken = 0  # by the client whose turn it is
         self._length = 0
 
     def __len__(self) -> int:
@@ -43,24 +41,20 @@ class Backlog:
 
     def popleft(self) -> Job:
         """Raises IndexError when there is none."""
-        client = self._turns[0]
+        client = self._turns.popleft()
         jobs = self._of[client]
         job = jobs.popleft()
         self._length -= 1
-        self._taken += 1
-        if not jobs:
+        if jobs:
+            self._turns.append(client)
+        else:
             del self._of[client]
-            self._turns.popleft()
-            self._taken = 0
-        elif self._taken == QUANTUM:
-            self._turns.rotate(-1)
-            self._taken = 0
         return job
 
     def clear(self) -> None:
         self._of.clear()
         self._turns.clear()
-        self._taken = self._length = 0
+        self._length = 0
 
     def _queue(self, job: Job) -> deque[Job]:
         jobs = self._of.get(job.client)

@@ -12,9 +12,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import structlog
 from sortedcontainers import SortedDict
 
 import fastnl
+from fastnl.links import FOUND
 from fastnl.netns import Identity
 from fastnl_engine.backlog import Backlog
 from fastnl_engine.backoff import Backoff
@@ -27,6 +29,8 @@ from fastnl_engine.planner import Action, Claims, Job, plan
 from fastnl_engine.resume import Resume
 from fastnl_engine.store.base import Outcome, Store
 from fastnl_engine.upkeep import WAITED_FOR, Upkeep, waits_for
+
+log = structlog.get_logger()
 
 LOOK = 2.0  # seconds at most between looks for an interface that somebody else has to make
 SETTLE = 64  # records of the last run that one turn looks after
@@ -95,7 +99,9 @@ class Engine:
         for record in records:
             if record.id in resume.anew:
                 reason = resume.anew[record.id]
-                record = Record(record.id, record.spec, "failed", reason=reason, since=time.time())
+                # an interface of somebody else still has what it was given
+                left = record.places if record.connection.kind in FOUND else ()
+                record = Record(record.id, record.spec, "failed", left, reason=reason, since=time.time())
                 self.retry(record)
             self.records[record.id] = record
             self.claims.take(record.connection)
@@ -129,10 +135,13 @@ class Engine:
         resume = self._resume
         if resume is None:
             return
+        finished = resume.finished  # asked first: a job may be looking at the last namespaces right now
         for record, reason in resume.take_wrong():
             if self.records.get(record.id) is record:
                 self.submit(Job("mend", record.id, reason=reason, about=record))
-        if resume.finished or cycle.refused:
+        if cycle.refused:
+            log.error("the start was not looked at to its end", reason=cycle.refused)
+        if finished or cycle.refused:
             self._resume = self.pipeline.executor.resume = None
             self._on_resumed()
 
@@ -311,6 +320,11 @@ class Engine:
     def tell(self, event: str, **fields: Any) -> None:
         """Something happened to the engine itself."""
         self._tell(event, {"instance": self.host.instance, **fields}, "engine")
+
+    def tell_of(self, event: str, fields: dict[str, Any]) -> None:
+        """Publishes an event of a connection that changes nothing about it; those who listen for changes are not told."""
+        self.metrics.events.inc()
+        self._on_event(event, fields, "connection")
 
     def _reclaim(self, action: Action) -> None:
         """Claims are as the record has them, whatever was planned and did not come true."""

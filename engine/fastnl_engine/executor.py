@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import fastnl
+from fastnl import stray
 from fastnl_engine.planner import Action
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ class Executor:
                 action.indexes = self.host.take_indexes(len(action.values.ends))
 
     def run(self, actions: Sequence[Action]) -> None:
-        if self.resume is not None:
-            self.resume.visit(reference for action in actions for reference in _namespaces_of(action))
+        resume = self.resume  # another thread takes it away
+        if resume is not None:
+            resume.visit(reference for action in actions for reference in _namespaces_of(action))
         self._each(actions, "remove", lambda part: self.host.disconnect([a.wired for a in part if a.wired]))
         self._each(actions, "mend", lambda part: self.host.mend([a.wired for a in part if a.wired], strict=self.strict))
         self._each(actions, "move", self._move)
@@ -50,6 +52,28 @@ class Executor:
             "create",
             lambda part: self.host.connect([a.values for a in part if a.values], indexes=[a.indexes for a in part]),
         )
+        self._take_vnis_back(actions)
+
+    def _take_vnis_back(self, actions: Sequence[Action]) -> None:
+        """Makes tunnels whose VNI an earlier self still has.
+
+        One that somebody moved, or whose namespace lives on without its name, is out of reach of its reference.
+        Only for what the engine does itself: it backs off, and a client could have it search all the time.
+        """
+        stuck = [
+            (action, values)
+            for action in actions
+            if action.job.ticket is None
+            and action.result is not None
+            and isinstance(action.result.error, fastnl.VniInUse)
+            and (values := action.values or (action.wired.connection if action.wired else None)) is not None
+        ]
+        if not stuck:
+            return
+        freed = stray.remove(self.host, [values for _, values in stuck])
+        again = [(action, values) for action, values in stuck if values.id in freed]
+        for (action, _), result in zip(again, self.host.connect([values for _, values in again]), strict=True):
+            action.result = result
 
     def _move(self, actions: Sequence[Action]) -> list[fastnl.Result]:
         moves = []

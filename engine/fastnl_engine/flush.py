@@ -32,11 +32,13 @@ def flush(host: fastnl.Host, store: Store) -> bool:
     references = list(reconcile.references(records, intents))
     found: set[tuple[Identity, int]] = set()
     stuck: set[str] = set()  # references of namespaces where something is left
+    unmarked = reconcile.half_made([i.spec for i in intents] + [r.spec for r in records])
+    reconcile.give_back(host, [i.spec for i in intents] + [r.spec for r in records if r.places])
     for part in _parts(references):
-        seen, unread = reconcile.look(host, part)
+        seen, unread = reconcile.look(host, part, unmarked)
         found |= _interfaces(seen)
         errors = [e for e in reconcile.sweep_orphans(host, seen, set()) if e is not None]
-        left, lost = reconcile.look(host, seen)
+        left, lost = reconcile.look(host, seen, unmarked)
         for reference, error in (unread | lost).items():
             log.error("cannot be looked into", netns=reference, reason=str(error))
             stuck.add(reference)

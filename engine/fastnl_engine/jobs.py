@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 import fastnl
-from fastnl.netns import check_fence
+from fastnl import netns
 from fastnl_engine import wire
 from fastnl_engine.model import check_reach, decode_connection, encode, values_of
 from fastnl_engine.planner import Job
@@ -29,7 +29,7 @@ def disconnect_job(raw: msgspec.Raw) -> Job:
 
 def move_job(raw: msgspec.Raw) -> Job:
     move = wire.decode_move(raw)
-    check_fence(move.netns, f"{move.end}.netns")
+    netns.check_reach(move.netns, f"{move.end}.netns")
     return Job("move", move.id, move=move)
 
 

@@ -29,6 +29,7 @@ class Rest:
     routes: frozenset[tuple[str, str, int]] = frozenset()  # (to, via, table)
     neighbours: frozenset[str] = frozenset()
     others: bool = True  # whether addresses of others may be there
+    master: str = ""
 
 
 @dataclass(slots=True)
@@ -97,11 +98,12 @@ class Ledger:
             self.residents.setdefault(end.netns, Residents()).put(watched)
 
     def _rest(self, end: fastnl.End, found: bool) -> Rest | None:
-        if not (end.ipv6 or end.routes or end.neighbours or self.strict):
+        if not (end.ipv6 or end.routes or end.neighbours or end.master or self.strict):
             return None
         return Rest(
             frozenset(a.text for a in end.addresses),
             frozenset((r.to, r.via or "", r.table or 254) for r in end.routes),
             frozenset(n.ip for n in end.neighbours),
             others=not self.strict or end.keep_addresses or found,
+            master=end.master or "",
         )

@@ -151,6 +151,8 @@ class Pipeline:
                 self.wake()
 
     def _intend(self, cycle: Cycle) -> None:
+        if cycle.chore is not None:
+            return  # it writes nothing, so a disk that takes nothing is no reason to leave it
         self.executor.prepare(cycle.actions)
         intents = [
             Intent(a.job.id, a.verb, a.spec, a.indexes)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import fastnl
-from fastnl import Host, Wired
+from fastnl import Host, Wired, found
 from fastnl._nl import AddrRow, LinkRow, Tour
 from fastnl.batch import FIRST_INDEX
-from fastnl.netns import RUN_NETNS, Handles, Identity
+from fastnl.links import FOUND
+from fastnl.netns import RUN_NETNS, Handles, Identity, canonical
 from fastnl.sweep import Target, sweep
-from fastnl_engine.model import Record
+from fastnl_engine.model import Record, connection_of, values_of
 from fastnl_engine.store.base import Intent
 from fastnl_engine.upkeep import ends_of, ends_of_spec
 
@@ -43,8 +44,28 @@ def references(records: Iterable[Record], intents: Iterable[Intent]) -> dict[str
     return out
 
 
-def look(host: Host, wanted: Iterable[str]) -> tuple[dict[str, Seen], dict[str, fastnl.FastnlError]]:
-    """Reads links and addresses of namespaces.
+def half_made(specs: Iterable[bytes]) -> frozenset[tuple[str, str]]:
+    """Where a TAP may be that was made and not marked yet: it is born without a group."""
+    return frozenset(
+        (canonical(connection.a.netns), connection.a.ifname)
+        for connection in map(connection_of, filter(None, specs))
+        if connection.kind == "tap"
+    )
+
+
+def give_back(host: Host, specs: Iterable[bytes]) -> None:
+    """Takes away what interfaces of somebody else may have been given; no mark tells of that."""
+    connections = (connection_of(spec) for spec in specs if spec)
+    kept = [values_of(c) for c in connections if c.kind in FOUND]
+    for at in range(0, len(kept), BATCH):
+        with Handles(fenced=False) as handles:
+            found.give_back(host, handles, kept[at : at + BATCH])
+
+
+def look(
+    host: Host, wanted: Iterable[str], unmarked: Container[tuple[str, str]] = ()
+) -> tuple[dict[str, Seen], dict[str, fastnl.FastnlError]]:
+    """Reads links and addresses of namespaces; `unmarked` as `half_made` gives it.
 
     Those that are not there are in neither part of what comes back; those that are there and cannot be read are
     in the second: taken for empty, they would have everything in them made again.
@@ -77,19 +98,26 @@ def look(host: Host, wanted: Iterable[str]) -> tuple[dict[str, Seen], dict[str, 
                         f"namespace {reference!r} cannot be read: {os.strerror(failed[0])}", errno=failed[0]
                     )
                 else:
-                    seen[reference] = _sort(host, identity, visit.rows())
+                    seen[reference] = _sort(host, identity, visit.rows(), reference, unmarked)
     return seen, unread
 
 
-def _sort(host: Host, identity: Identity, rows: list[LinkRow | AddrRow]) -> Seen:
+def _sort(
+    host: Host,
+    identity: Identity,
+    rows: list[LinkRow | AddrRow],
+    reference: str,
+    unmarked: Container[tuple[str, str]],
+) -> Seen:
     """Keeps what carries our mark or, made and not marked yet, our group and an index as only we choose them."""
     mark = f"fastnl/{host.instance}/"
-    links = {
-        r.ifindex: r
-        for r in rows
-        if isinstance(r, LinkRow)
-        and (r.alias.startswith(mark) or (r.group == host.group and not r.alias and r.ifindex >= FIRST_INDEX))
-    }
+
+    def is_ours(r: LinkRow) -> bool:
+        if r.alias or r.ifindex < FIRST_INDEX:
+            return r.alias.startswith(mark)
+        return r.group == host.group or (r.kind == "tun" and not r.group and (reference, r.ifname) in unmarked)
+
+    links = {r.ifindex: r for r in rows if isinstance(r, LinkRow) and is_ours(r)}
     addresses: dict[int, set[str]] = {}
     for r in rows:
         if isinstance(r, AddrRow) and r.ifindex in links:

@@ -43,11 +43,11 @@ class Resume:
         unfinished = {intent.id for intent in intents}
         self.anew: dict[str, str] = {}
         for record in records:
-            if fenced():
+            if fenced() or b"microservice:" in record.spec:
                 try:
                     check_reach(record.connection)
                 except InvalidValue as e:
-                    self.anew[record.id] = str(e)  # it fails, with that reason, until the fence is moved
+                    self.anew[record.id] = str(e)  # it fails, with that reason, until the settings allow it
                     continue
             if record.state != "up":
                 continue
@@ -57,6 +57,11 @@ class Resume:
                 self.anew[record.id] = "its last change was not finished"
             else:
                 self._expect(record)
+        self._unmarked = reconcile.half_made(
+            [i.spec for i in intents] + [r.spec for r in records if r.id in unfinished]
+        )
+        known = {record.id: record.spec for record in records}
+        reconcile.give_back(host, [i.spec for i in intents if i.spec != known.get(i.id)])
         self._todo = reconcile.references(records, intents)
         self._done: set[str] = set()
         # what was half done is remembered by its intent only, so it is tidied up before that is forgotten
@@ -83,7 +88,7 @@ class Resume:
         new = [r for r in dict.fromkeys(references) if r not in self._done]
         if not new:
             return
-        seen, unread = reconcile.look(self._host, new)
+        seen, unread = reconcile.look(self._host, new, self._unmarked)
         for reference, error in unread.items():
             log.error("not read at the start", netns=reference, reason=str(error))
         for problem in reconcile.sweep_orphans(self._host, seen, self._keep):

@@ -63,6 +63,10 @@ class Upkeep:
             if new.state != "failed":
                 self._check(new, reference, who, first=True)
 
+    def uses(self, reference: str) -> bool:
+        """Whether some connection refers to a namespace."""
+        return reference in self._records
+
     def missing(self, most: int) -> list[tuple[str, int]]:
         """Of the first 10,000 references that mean nothing now, those that most connections wait for; with how many."""
         missing = itertools.islice(self.namespaces.missing, MISSING)

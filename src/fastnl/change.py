@@ -106,20 +106,22 @@ def _alter(host: Host, handles: Handles, changes: Sequence[tuple[Wired, Connecti
         host.run(looks)
     host.run(tour)
     first: dict[int, Problem] = {}
+    refused: set[tuple[int, int, int, int]] = set()
     for problem in tour.problems():
         if not problem.soft:
             first.setdefault(problem.item, problem)
+            refused.add(problem[:4])
     back = []
     for n, (wired, new) in enumerate(changes):
         found = first.get(n)
         if results[n] is not None:
             continue
         if found is None:
-            refused = _offload_anew(handles, wired, new)
-            if refused is None:
+            error = _offload_anew(handles, wired, new)
+            if error is None:
                 results[n] = Result(wired=Wired(new, wired.places))
             else:
-                results[n] = Result(wired=wired, error=refused, changed=False)
+                results[n] = Result(wired=wired, error=error, changed=False)
                 back.append(n)
             continue
         back.append(n)
@@ -127,7 +129,8 @@ def _alter(host: Host, handles: Handles, changes: Sequence[tuple[Wired, Connecti
             results[n] = Result(wired=wired, error=_change_error(new, found), changed=False)
     if back:
         was = {(fd, row.ifindex): row for fd, visit in looking.items() for row in visit.rows()}
-        _take_back(host, handles, [changes[n] for n in back], was)
+        not_done = {(back.index(n), phase, end, i) for n, phase, end, i in refused if n in back}
+        _take_back(host, handles, [changes[n] for n in back], was, not_done)
     return results
 
 
@@ -177,18 +180,29 @@ def _reach(handles: Handles, wired: Wired) -> tuple[int, ...]:
     return tuple(fds)
 
 
-def _write_changes(host: Host, visit: Visit, n: int, end: int, wired: Wired, new: Connection) -> None:
-    """The messages that turn one end into what it shall be; what goes goes first, so that it is not in the way."""
+def _write_changes(
+    host: Host,
+    visit: Visit,
+    n: int,
+    end: int,
+    wired: Wired,
+    new: Connection,
+    not_there: Container[tuple[int, int, int, int]] = (),
+) -> None:
+    """The messages that turn one end into what it shall be; what goes goes first, so that it is not in the way.
+
+    not_there: (item, phase, end, place) of what the old connection has and the interface never got.
+    """
     old = wired.connection
     o, w, index = old.ends[end], new.ends[end], wired.places[end].ifindex
     for i, neighbour in enumerate(o.neighbours):
-        if neighbour not in w.neighbours:
+        if neighbour not in w.neighbours and (n, Phase.NEIGHBOUR, end, i) not in not_there:
             visit.neighbour(n, index, neighbour, False, end, i, soft=True)
     for i, route in enumerate(o.routes):
-        if route not in w.routes:
+        if route not in w.routes and (n, Phase.ROUTE, end, i) not in not_there:
             visit.route(n, index, route, False, end, i, soft=True)
     for i, address in enumerate(o.addresses):
-        if address not in w.addresses:
+        if address not in w.addresses and (n, Phase.ADDRESS, end, i) not in not_there:
             visit.address(n, index, address, False, end, i, soft=True)
     mtu, alias = _mtu(w, new), host.alias(new, end)
     if mtu != _mtu(o, old) or w.mac != o.mac or w.txqlen != o.txqlen or w.ifname != o.ifname or w.up != o.up:
@@ -226,16 +240,18 @@ def _take_back(
     handles: Handles,
     changes: Sequence[tuple[Wired, Connection]],
     was: dict[tuple[int, int], LinkRow],
+    refused: set[tuple[int, int, int, int]],
 ) -> None:
     """Undoes changes of which a part failed; what was not done yet fails again, which is fine.
 
-    was: how the kernel had chosen what the old connection leaves open, by namespace and index.
+    was      how the kernel had chosen what the old connection leaves open, by namespace and index
+    refused  (item, phase, end, place) that the kernel did not take: what is there of it is somebody else's
     """
     tour = Tour(len(changes), False)
     for n, (wired, new) in enumerate(changes):
         for end, fd in enumerate(_reach(handles, wired)):
             visit, index = tour.visit(fd), wired.places[end].ifindex
-            _write_changes(host, visit, n, end, Wired(new, wired.places), wired.connection)
+            _write_changes(host, visit, n, end, Wired(new, wired.places), wired.connection, refused)
             row = was.get((fd, index))
             if row is not None:
                 visit.change(n, index, end=end, mtu=row.mtu, mac=row.mac, txqlen=row.txqlen)
@@ -257,7 +273,7 @@ def mend(host: Host, handles: Handles, wired: Sequence[Wired], strict: bool) -> 
             reached[n] = _reach(handles, w)
         except FastnlError as e:
             results[n] = Result(wired=w, error=e, changed=False)
-    foreign = _foreign_addresses(host, {n: (wired[n], fds) for n, fds in reached.items()}) if strict else {}
+    foreign = _foreign_addresses(host, {n: (wired[n], fds) for n, fds in reached.items()}, strict)
     masters = _masters(host, {n: (wired[n], fds) for n, fds in reached.items()})
     for n, fds in reached.items():
         w = wired[n]
@@ -269,7 +285,7 @@ def mend(host: Host, handles: Handles, wired: Sequence[Wired], strict: bool) -> 
                 visits[fd].address(n, w.places[end].ifindex, address, False, end, 0, soft=True)
             _say_all_again(host, visits[fd], n, end, w, masters.get((n, end), 0))
     host.run(tour)
-    broken = {problem.item for problem in tour.problems() if not problem.soft}
+    broken = {problem.item for problem in tour.problems() if not problem.soft or _is_still_missing(problem)}
     for n, w in enumerate(wired):
         if n in broken:
             anew.append(n)
@@ -279,18 +295,30 @@ def mend(host: Host, handles: Handles, wired: Sequence[Wired], strict: bool) -> 
     return [results[n] for n in range(len(wired))]
 
 
+def _is_still_missing(problem: Problem) -> bool:
+    """Whether an address could not be put back, as where IPv6 was switched off; that it is there is no problem."""
+    return problem.phase == Phase.ADDRESS and problem.errno not in (0, errno.EEXIST, *sweep.GONE)
+
+
 def _foreign_addresses(
-    host: Host, ends: dict[int, tuple[Wired, tuple[int, ...]]]
+    host: Host, ends: dict[int, tuple[Wired, tuple[int, ...]]], strict: bool
 ) -> dict[tuple[int, int], list[Address]]:
-    """The addresses that nobody asked for, by open namespace and index."""
+    """The addresses that are in the way, by open namespace and index: ours with another prefix length.
+
+    IPv6 takes such a one for ours when it is added again.  strict: every address that nobody asked for.
+    """
     tour = Tour(1, False)
     wanted: dict[tuple[int, int], set[str]] = {}
+    only: dict[tuple[int, int], set[str]] = {}
     questions: dict[int, Visit] = {}
     for w, fds in ends.values():
         for end, place, fd in zip(w.connection.ends, w.places, fds, strict=True):
-            if end.keep_addresses or w.connection.found:
+            all_go = strict and not (end.keep_addresses or w.connection.found)
+            if not (all_go or end.addresses):
                 continue
             wanted[fd, place.ifindex] = {a.text for a in end.addresses}
+            if not all_go:
+                only[fd, place.ifindex] = {a.ip for a in end.addresses}
             if fd not in questions:
                 questions[fd] = tour.visit(fd, asks=True)
                 questions[fd].dump_addresses()
@@ -298,7 +326,9 @@ def _foreign_addresses(
     foreign: dict[tuple[int, int], list[Address]] = {}
     for fd, question in questions.items():
         for row in question.rows():
-            asked = wanted.get((fd, row.ifindex))
+            asked, ips = wanted.get((fd, row.ifindex)), only.get((fd, row.ifindex))
+            if ips is not None and row.address.partition("/")[0] not in ips:
+                continue
             if asked is not None and is_foreign(row, asked):
                 foreign.setdefault((fd, row.ifindex), []).append(Address(row.address))
     return foreign

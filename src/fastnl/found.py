@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
-from fastnl._nl import LinkRow, Tour, Visit
+from fastnl._nl import LinkRow, Phase, Tour, Visit
 from fastnl.errors import Conflict, FastnlError, NetnsGone, NetnsNotFound
 from fastnl.explain import explain, name_in_use
 from fastnl.links import Connection
@@ -77,16 +77,19 @@ def _furnish(host: Host, wired: dict[int, Wired], fds: dict[int, int]) -> dict[i
     host.run(tour)
     results = {n: Result(wired=w) for n, w in wired.items()}
     failed: dict[int, FastnlError] = {}
+    refused: set[tuple[int, int, int]] = set()  # what is there of that is not ours to take away
     for problem in tour.problems():
         if not problem.soft:
             n = numbers[problem.item]
+            refused.add((n, problem.phase, problem.place))
             failed.setdefault(n, explain(wired[n].connection, problem))
     for n, w in wired.items():
-        refused = failed.get(n) or offload(fds[n], w.connection.ends[0], "a")
-        if refused is not None:
-            failed[n] = refused
+        error = failed.get(n) or offload(fds[n], w.connection.ends[0], "a")
+        if error is not None:
+            failed[n] = error
     if failed:
-        _unfurnish(host, [(wired[n], fds[n]) for n in failed])
+        not_done = {(i, phase, place) for i, n in enumerate(failed) for m, phase, place in refused if m == n}
+        _unfurnish(host, [(wired[n], fds[n]) for n in failed], not_done)
     return results | {n: Result(error=e, changed=False) for n, e in failed.items()}
 
 
@@ -113,19 +116,51 @@ def let_go(host: Host, handles: Handles, wired: Sequence[Wired]) -> list[Result]
     return [results[n] for n in range(len(wired))]
 
 
-def _unfurnish(host: Host, ends: Sequence[tuple[Wired, int]]) -> list[bool]:
-    """Whether there was an interface to take something away from."""
+def give_back(host: Host, handles: Handles, connections: Sequence[Connection]) -> None:
+    """Takes away what interfaces may have been given for connections of which only the wish is known."""
+    looking = []
+    tour = Tour(len(connections), False)
+    for n, c in enumerate(connections):
+        try:
+            fd = open_end(handles, c.ends[0], "a")
+        except FastnlError:
+            continue  # what cannot be reached is gone, or is told of by whoever has to reach it
+        visit = tour.visit(fd, asks=True)
+        visit.get_link(n, name=c.ends[0].ifname)
+        looking.append((c, fd, visit))
+    host.run(tour)
+    there = {(fd, row.ifname): row for _, fd, visit in looking for row in visit.rows()}
+    found = [(c, fd, there[fd, c.ends[0].ifname]) for c, fd, _ in looking if (fd, c.ends[0].ifname) in there]
+    _unfurnish(
+        host,
+        [
+            (Wired(c, (Place(row.ifindex, handles.identity(fd)),)), fd)
+            for c, fd, row in found
+            if not row.alias.startswith("fastnl/")
+        ],
+    )
+
+
+def _unfurnish(
+    host: Host, ends: Sequence[tuple[Wired, int]], not_done: Container[tuple[int, int, int]] = ()
+) -> list[bool]:
+    """Whether there was an interface to take something away from.
+
+    not_done: (item, phase, place) of what it was not given.
+    """
     tour = Tour(len(ends))
     for item, (w, fd) in enumerate(ends):
         end, index = w.connection.ends[0], w.places[0].ifindex
         visit = tour.visit(fd)
         visit.change(item, index)  # asks for nothing: it tells whether the interface is there
         for i, neighbour in enumerate(end.neighbours):
-            visit.neighbour(item, index, neighbour, False, 0, i, soft=True)
+            if (item, Phase.NEIGHBOUR, i) not in not_done:
+                visit.neighbour(item, index, neighbour, False, 0, i, soft=True)
         for i, route in enumerate(end.routes):
-            visit.route(item, index, route, False, 0, i, soft=True)
+            if (item, Phase.ROUTE, i) not in not_done:
+                visit.route(item, index, route, False, 0, i, soft=True)
         for i, address in enumerate(end.addresses):
-            if address.text not in KEPT:
+            if address.text not in KEPT and (item, Phase.ADDRESS, i) not in not_done:
                 visit.address(item, index, address, False, 0, i, soft=True)
     host.run(tour)
     gone = {problem.item for problem in tour.problems() if not problem.soft}

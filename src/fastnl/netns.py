@@ -7,6 +7,7 @@ A reference is text:
     file:/path          a bind mount or /proc/PID/ns/net
     pid:123             of a process; a pidfd keeps a reused pid from being taken for it
     inode:4026532008    by inode number, found among processes and /run/netns
+    microservice:web    of a container, for a process that has set `microservices`
 
 An open descriptor keeps a namespace alive, so Handles is a context manager that closes everything at the
 end of a batch.
@@ -20,7 +21,7 @@ import fcntl
 import functools
 import os
 import select
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,10 @@ from fastnl._nl import netns_identity, new_netns, open_netns
 from fastnl.errors import FastnlError, InvalidValue, KernelError, NetnsNotFound, NoPermission
 
 RUN_NETNS = "/run/netns"
+# Gives the process of a microservice; None: none of that label runs.  Raises NetnsUnknown while that cannot be told.
+# Like the fence it is the process's own; None: it does not follow microservices.
+microservices: Callable[[str], int | None] | None = None
+
 PIDFD_GET_NET_NAMESPACE = 0xFF04  # _IO(0xFF, 4), include/uapi/linux/pidfd.h, Linux 6.11
 
 
@@ -67,10 +72,12 @@ def split(reference: str) -> tuple[str, str]:
         if not (value.isascii() and value.isdigit() and len(value) < 20 and 0 < int(value) <= most):
             raise InvalidValue("netns", f"{reference!r}: {value!r} is not a number from 1 to {most}")
     elif kind == "microservice":
-        raise InvalidValue("netns", f"{reference!r}: microservices are known to the engine's northbounds only")
+        if not value or len(value.encode()) > 255:
+            raise InvalidValue("netns", f"{reference!r}: {value!r} cannot be the label of a microservice")
     else:
         raise InvalidValue(
-            "netns", f"{reference!r}: {kind!r} is none of name, file, pid, inode; a plain name has no colon"
+            "netns",
+            f"{reference!r}: {kind!r} is none of name, file, pid, inode, microservice; a plain name has no colon",
         )
     return kind, value
 
@@ -84,13 +91,22 @@ def canonical(reference: str) -> str:
     return f"{kind}:{value}" if kind else ""
 
 
-def check_fence(reference: str, field: str = "netns") -> None:
-    """Raises InvalidValue, with the field, for a reference to a file that may not be opened whatever it is."""
+def check_reach(reference: str, field: str = "netns") -> None:
+    """Raises InvalidValue, with the field, for what this process does not open whatever it is.
+
+    That is a file outside the fence, and a microservice where these are not followed.
+    """
+    if reference.startswith("microservice:") and microservices is None:
+        raise InvalidValue(field, _unfollowed(reference))
     if reference.startswith("file:") and fence.fenced():
         try:
             fence.place(reference.removeprefix("file:"))
         except InvalidValue as e:
             raise InvalidValue(field, e.problem) from None
+
+
+def _unfollowed(reference: str) -> str:
+    return f"{reference!r}: microservices are not followed; the engine's setting `docker` makes it do so"
 
 
 def path_of(reference: str) -> str | None:
@@ -123,6 +139,8 @@ def open_reference(reference: str, *, fenced: bool = True) -> int:
             return open_netns(path, careful=kind == "file")
         if kind == "pid":
             return _open_pid(int(value))
+        if kind == "microservice":
+            return _open_microservice(value)
         return _open_inode(int(value))
     except OSError as e:
         raise _not_found(reference, kind, value, e) from None
@@ -131,7 +149,7 @@ def open_reference(reference: str, *, fenced: bool = True) -> int:
 def _not_found(reference: str, kind: str, value: str, e: OSError) -> FastnlError:
     if e.errno in (errno.EACCES, errno.EPERM):
         # of another user's process the kernel shows the namespace to who may trace it; a folder is another matter
-        traced = kind in ("pid", "inode") or value.startswith("/proc/")
+        traced = kind in ("pid", "inode", "microservice") or value.startswith("/proc/")
         needed = "CAP_SYS_PTRACE" if traced else "CAP_DAC_READ_SEARCH, or a path whose folders are open to all,"
         return NoPermission(f"namespace {reference!r}: {e.strerror}; {needed} is needed", errno=e.errno)
     if e.errno in (errno.EMFILE, errno.ENFILE):
@@ -144,6 +162,8 @@ def _not_found(reference: str, kind: str, value: str, e: OSError) -> FastnlError
         why = f"there is no {RUN_NETNS}/{value}; `ip netns add {value}` would make it"
     elif kind == "pid":
         why = f"there is no process {value}"
+    elif kind == "microservice":
+        why = f"no container runs as microservice {value!r}"
     elif kind == "inode":
         why = f"no process and no file in {RUN_NETNS} has a namespace with inode {value}"
     else:
@@ -181,8 +201,22 @@ def _open_pid(pid: int) -> int:
         os.close(pidfd)
 
 
+def process_of(label: str) -> int | None:
+    """The process of a microservice; None: none runs.  Raises NetnsUnknown, InvalidValue."""
+    if microservices is None:
+        raise InvalidValue("netns", _unfollowed(f"microservice:{label}"))
+    return microservices(label)
+
+
+def _open_microservice(label: str) -> int:
+    pid = process_of(label)
+    if pid is None:
+        raise ProcessLookupError(errno.ESRCH, "No such process")
+    return _open_pid(pid)
+
+
 def _open_inode(inode: int) -> int:
-    for path in _candidates():
+    for path in candidates():
         try:
             if os.stat(path).st_ino != inode:
                 continue
@@ -195,7 +229,8 @@ def _open_inode(inode: int) -> int:
     raise FileNotFoundError(errno.ENOENT, "No such namespace")
 
 
-def _candidates() -> Iterator[str]:
+def candidates() -> Iterator[str]:
+    """Paths to every namespace that has a name or a process; one may come several times, or be gone."""
     yield "/proc/self/ns/net"
     with contextlib.suppress(OSError):
         yield from (f"{RUN_NETNS}/{name}" for name in os.listdir(RUN_NETNS))

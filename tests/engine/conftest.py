@@ -2,14 +2,17 @@
 
 engine          running; engine.client(), engine.stop(), engine.kill(), engine.restart(), ...
 make_engine     makes engines that are not started yet, each with a folder of its own
+make_keys_engine   the same, and they have a store of keys
 shared_engine   the same, but one process for all tests of a module, which saves its start; everything that is
                 connected after a test is disconnected.  ENGINE_ENV of the module goes into its environment
+etcd            one real etcd for all tests of a module, emptied after each
 client, raw     of `engine`
 blue, red       namespaces
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import tempfile
@@ -20,6 +23,7 @@ import pytest
 
 from fastnl.testing import Namespaces
 from fastnl_engine.client import Client
+from fastnl_engine.kv.testing import Etcd
 from fastnl_engine.testing import PATIENCE, EngineProcess, RawSocket
 
 HERE = Path(__file__).parent
@@ -42,16 +46,29 @@ def make_engine(nothing_left: None) -> Iterator[Callable[..., EngineProcess]]:
     folder = Path(tempfile.mkdtemp(prefix="fastnl-"))
     made: list[EngineProcess] = []
 
-    def make(*flags: str, **more: object) -> EngineProcess:
+    def make(*flags: str, kind: type[EngineProcess] = EngineProcess, **more: object) -> EngineProcess:
         place = folder / str(len(made))
         place.mkdir()
-        made.append(EngineProcess(place, *flags, **more))
+        made.append(kind(place, *flags, **more))
         return made[-1]
 
     yield make
     for engine in made:
         engine.close()
     shutil.rmtree(folder)
+
+
+class KeysEngine(EngineProcess):
+    @property
+    def command(self) -> list[str]:
+        command = super().command
+        at = command.index("-m")
+        return [*command[:at], str(HERE / "with_keys.py"), *command[at + 2 :]]
+
+
+@pytest.fixture
+def make_keys_engine(make_engine: Callable[..., EngineProcess]) -> Callable[..., EngineProcess]:
+    return functools.partial(make_engine, kind=KeysEngine)
 
 
 @pytest.fixture
@@ -76,6 +93,20 @@ def shared_engine(one_for_all: EngineProcess, nothing_left: None) -> Iterator[En
     with Client(one_for_all.endpoint, timeout=PATIENCE) as client:
         client.disconnect([row["id"] for row in client.list()])
         assert client.info()["connections"] == {}
+
+
+@pytest.fixture(scope="module")
+def one_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+    if not (shutil.which("etcd") and shutil.which("etcdctl")):
+        pytest.skip("etcd and etcdctl are not installed (Debian: etcd-server, etcd-client)")
+    with Etcd(tmp_path_factory.mktemp("etcd")) as etcd:
+        yield etcd
+
+
+@pytest.fixture
+def etcd(one_etcd: Etcd) -> Iterator[Etcd]:
+    yield one_etcd
+    one_etcd.ctl("del", "", "--prefix")
 
 
 @pytest.fixture

@@ -80,6 +80,32 @@ def test_what_somebody_changed_is_what_it_was_again_and_an_event_tells_of_it(sha
     assert (row["a"]["ifindex"], row["b"]["ifindex"]) == (index("blue"), index("red"))
 
 
+def test_an_address_that_got_another_prefix_is_missing(shared_engine, places):
+    client = shared_engine.client()
+    assert client.connect([PLAIN])[0]["ok"]
+    events = shared_engine.subscribe("connection.mended.")
+    ip("blue", "addr del 10.5.0.1/24 dev p0")
+    ip("blue", "addr add 10.5.0.1/16 dev p0")
+    assert events.next()[0] == "connection.mended.plain"
+    assert ("10.5.0.1", 24) in seen("blue", "p0")[3]
+
+
+@pytest.mark.parametrize("command", ["link set p0 nomaster", "link del br0"])
+def test_a_port_is_one_again_whatever_became_of_its_bridge(shared_engine, places, command):
+    client = shared_engine.client()
+    bridge = {"id": "br", "kind": "bridge", "a": end("blue", "br0")}
+    port = pair("port", end("blue", "p0", master="br0"), end("red", "p0"))
+    assert all(r["ok"] for r in client.connect([bridge, port]))
+    ip("blue", command)
+    assert eventually(lambda: _master("p0") == "br0", PATIENCE)
+    assert all(r["state"] == "up" for r in client.list())
+
+
+def _master(ifname):
+    [row] = ip_json("blue", "link", "show", "dev", ifname)
+    return row.get("master")
+
+
 def test_a_tunnel_that_somebody_deleted_comes_back(shared_engine, places):
     client = shared_engine.client()
     job = tunnel("t1", end("blue", "vx0", "10.7.0.1/24"), vni=77, local="127.0.0.1", remote="127.0.0.2")
@@ -88,6 +114,35 @@ def test_a_tunnel_that_somebody_deleted_comes_back(shared_engine, places):
     ip("blue", "link del vx0")
     assert events.next()[0] == "connection.mended.t1"
     assert client.verify(["t1"])[0]["ok"]
+
+
+def elsewhere(vni):
+    """A tunnel with a VNI of its own: the namespaces of the last test, and what is in them, end in their own time."""
+    return {"vni": vni, "local": "127.0.0.1", "remote": "127.0.0.2"}
+
+
+def test_a_tunnel_that_somebody_moved_is_back_and_not_in_its_own_way(shared_engine, places):
+    """Wherever it is, it has its VNI on the underlay, which no other can have."""
+    client = shared_engine.client()
+    assert client.connect([tunnel("t1", end("blue", "vx0", "10.7.0.1/24"), **elsewhere(78))])[0]["ok"]
+    events = shared_engine.subscribe("connection.mended.")
+    ip("blue", "link set vx0 netns green")
+    assert events.next()[0] == "connection.mended.t1"
+    assert client.verify(["t1"])[0]["ok"]
+    assert [r["ifname"] for r in ip_json("green", "link")] == ["lo"]
+
+
+def test_a_tunnel_of_somebody_else_keeps_its_vni(shared_engine, places):
+    client = shared_engine.client()
+    assert client.connect([tunnel("t1", end("blue", "vx0"), **elsewhere(79))])[0]["ok"]
+    events = shared_engine.subscribe("connection.")
+    ip("blue", "link del vx0")
+    of_others = ["type", "vxlan", "id", "79", "dstport", "4789", "remote", "127.0.0.9"]
+    subprocess.run(["ip", "link", "add", "foreign", *of_others], check=True)
+    assert events.next()[0] == "connection.failed.t1"
+    assert ip_json("", "link", "show", "dev", "foreign")
+    subprocess.run(["ip", "link", "del", "foreign"], check=True)
+    assert events.next()[0] == "connection.up.t1"
 
 
 def test_what_is_not_ours_and_addresses_that_others_gave_ours_stay(shared_engine, places, foreign):

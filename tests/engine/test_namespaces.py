@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import random
 import select
@@ -19,7 +20,7 @@ import pytest
 from fastnl.netns import Identity
 from fastnl.testing import eventually, ip_json, ping, spawn
 from fastnl_engine.client import Client
-from fastnl_engine.testing import EngineProcess, end, pair
+from fastnl_engine.testing import EngineProcess, end, pair, tunnel
 from fastnl_engine.watch import namespaces as watching
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -343,6 +344,23 @@ def test_a_name_that_is_made_again_is_wired_to_the_new_namespace(client, netns, 
     ip("netns", "attach", "former", str(p.pid))
     assert names("former") == set()
     ip("netns", "delete", "former")
+
+
+def test_a_tunnel_is_made_in_the_new_namespace_though_a_process_holds_the_old_one(client, netns, process):
+    """The old interface cannot be reached by its name any more, and it has the VNI."""
+    holder, name = process(), Path("/run/netns/held")
+    bind(holder.file, name)
+    job = tunnel("c1", end("held", "vx0"), vni=78, local="127.0.0.1", remote="127.0.0.2")
+    assert client.connect([job], wait=True)[0]["state"] == "up"
+    unbind(name)
+    name.unlink()
+    assert becomes(client, "pending")
+    netns.make("held")
+    assert becomes(client, "up")
+    assert client.verify(["c1"])[0]["ok"]
+    command = ["nsenter", f"--net={holder.file}", "ip", "-j", "link"]
+    left = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert [row["ifname"] for row in left] == ["lo"]
 
 
 def test_a_bind_mount_that_is_replaced_is_followed(client, process, folder, blue):

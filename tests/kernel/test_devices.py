@@ -349,3 +349,14 @@ def test_addresses_of_others_are_kept_where_that_is_asked_for(host, netns, blue)
     assert [d.field for d in verdict.differences] == ["b.addresses"]
     assert host.mend([wired], strict=True)[0].error is None
     assert addresses(blue, "e0") == {"10.0.0.1/24", "10.44.0.1/24"} and addresses(red, "e0") == set()
+
+
+def test_what_was_there_before_an_interface_was_found_is_not_taken_away_by_a_failure(host, blue, foreign):
+    foreign(blue, "br0")
+    for command in ("addr add 10.44.0.1/24 dev br0", "link set br0 up", "route add 10.9.0.0/24 dev br0"):
+        ip(blue, command)
+    end = End(blue, "br0", ["10.44.0.1/24", "10.0.0.1/24"], routes=[Route("10.9.0.0/24")])
+    [result] = host.connect([Device("existing", end, "ext")])
+    assert isinstance(result.error, KernelError) and result.error.field == "a.addresses[0]"
+    assert addresses(blue, "br0") == {"10.44.0.1/24"}
+    assert [r["dst"] for r in ip_json(blue, "route", "show", "dev", "br0")].count("10.9.0.0/24") == 1

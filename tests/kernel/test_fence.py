@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -110,11 +111,10 @@ def test_a_link_that_is_swapped_all_the_time_never_leads_out(folders, netns):
     stop = threading.Event()
 
     def swap() -> None:
-        n = 0
         while not stop.is_set():
-            n += 1
             new = folders / "in" / "new"
-            new.symlink_to("sub/x" if n % 2 else folders / "out" / "x")
+            # by chance: in turns, it may go in step with whoever opens
+            new.symlink_to(random.choice(["sub/x", folders / "out" / "x"]))
             new.rename(folders / "in" / "door")
 
     swapper = threading.Thread(target=swap)

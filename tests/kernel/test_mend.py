@@ -12,6 +12,7 @@ from fastnl._nl import Glances, look_around
 from fastnl.testing import eventually, ip_json, ping
 
 PEER = "02:00:00:00:00:02"
+IN_BLUE = ("ip", "netns", "exec", "blue")
 
 
 @pytest.fixture
@@ -81,6 +82,17 @@ def test_foreign_addresses_stay_and_go_only_when_that_is_asked_for(host, wired):
     assert look() == before
     assert ping("blue", "10.0.0.2") and ping("blue", "fd00::2")
     assert [a["scope"] for a in ip_json("blue", "-6", "addr", "show", "e0")[0]["addr_info"]].count("link") == 1
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "fd00::1"])
+def test_an_address_with_another_prefix_length_is_not_ours(host, wired, address):
+    before = look()
+    ip("blue", f"addr flush dev e0 to {address}")
+    ip("blue", f"addr add {address}/{16 if '.' in address else 48} dev e0" + (" nodad" if ":" in address else ""))
+    ip("blue", "addr add 10.77.0.1/16 dev e0")
+    assert host.mend([wired])[0].error is None
+    ip("blue", "addr del 10.77.0.1/16 dev e0")  # which nobody asked for, and which stayed
+    assert look() == before
 
 
 def test_ours_that_hangs_on_a_foreign_address_outlives_it(host, wired):
@@ -230,3 +242,15 @@ def test_many_glances_at_many_namespaces_hold_none(host, netns):
 def test_look_around_takes_glances_only():
     with pytest.raises(TypeError):
         look_around([Glances("/run/netns/blue", (1, 0)), "no"])
+
+
+def test_an_address_that_the_interface_does_not_take_any_more_is_not_called_mended(host, wired):
+    """With IPv6 switched off on the interface it is made anew; with IPv6 switched off for all that does not help."""
+    plain = Veth(End("blue", "e0", ["10.0.0.1/24", "fd00::1/64"]), End("red", "e0"), id="mine")
+    [result] = host.update([(wired, plain)])
+    subprocess.run([*IN_BLUE, "sysctl", "-qw", "net.ipv6.conf.e0.disable_ipv6=1"], check=True)
+    [result] = host.mend([result.wired])
+    assert result.ok and ("fd00::1", 64) in look()[5]
+    subprocess.run([*IN_BLUE, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"], check=True)
+    [result] = host.mend([result.wired])
+    assert result.error is not None and result.error.field == "a.addresses[1]"

@@ -290,3 +290,13 @@ def test_in_a_namespace_that_is_another_one_now_nothing_is_updated(host, wired, 
     netns.make("red")
     [result] = host.update([(wired, Veth(a(mac=MAC, mtu=1400, txqlen=1000), b(mac=PEER)))])
     assert isinstance(result.error, NetnsGone)
+
+
+def test_what_was_there_before_is_not_taken_away_by_a_change_that_fails(host, wired):
+    """An address that somebody else gave an interface of ours is in the way of the same one from us."""
+    subprocess.run(["ip", "-n", "blue", "addr", "add", "10.44.0.1/16", "dev", "e0"], check=True)
+    before = everything()
+    more = ["10.0.0.1/24", "10.45.0.1/16", "10.44.0.1/16"]
+    [result] = host.update([(wired, replace(wired.connection, a=a(mac=MAC, mtu=1500, txqlen=1000, addresses=more)))])
+    assert isinstance(result.error, KernelError) and result.error.field == "a.addresses[2]"
+    assert everything() == before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -19,7 +19,7 @@ from fastnl_engine import engine as engine_module
 from fastnl_engine.engine import CYCLE, Engine
 from fastnl_engine.model import Connection, EndSpec, Record, encode, values_of
 from fastnl_engine.planner import Job
-from fastnl_engine.store.base import Intent, Outcome
+from fastnl_engine.store.base import Intent, Outcome, StoreError
 
 
 class Kernel:
@@ -416,3 +416,68 @@ def test_a_suspension_is_about_the_record_that_it_was_asked_for(bench):
     bench.engine.suspend(before, "its namespace is gone")
     bench.settle()
     assert bench.engine.records["c"].state == "up"
+
+
+class Start:
+    """Stands in for a Resume with three steps; what a step finds differs from its record."""
+
+    def __init__(self, record: Record) -> None:
+        self.anew: dict[str, str] = {}
+        self.steps = 0
+        self.wrong: list[tuple[Record, str]] = []
+        self.record = record
+        self.looks_meanwhile = lambda: None
+
+    def step(self) -> None:
+        self.steps += 1
+
+    def visit(self, references: Iterable[str]) -> None:
+        list(references)
+
+    @property
+    def finished(self) -> bool:
+        return self.steps >= 3
+
+    def take_wrong(self) -> list[tuple[Record, str]]:
+        wrong, self.wrong = self.wrong, []
+        self.looks_meanwhile()
+        return wrong
+
+
+@pytest.fixture
+def record():
+    connection = Connection("old", "veth", EndSpec("", "a-old"), EndSpec("", "b-old"))
+    places = (Place(1, Identity(1, 1)), Place(2, Identity(1, 1)))
+    return Record("old", encode(connection), "up", places, since=1.0)
+
+
+def test_a_start_is_gone_through_to_its_end_though_nothing_can_be_written(bench, record):
+    """An outcome is owed to a full disk; what only looks does not wait for room, nor is it given up."""
+    start, resumed = Start(record), []
+
+    def refuse(outcomes: Sequence[Outcome]) -> None:
+        raise StoreError("no room")
+
+    settle, bench.store.settle = bench.store.settle, refuse
+    place = bench.submit("connect", "c1")
+    bench.settle()
+    assert "could not be written" in dict(bench.answers)[place]["error"]["message"]
+    bench.engine.take_over([record], start, lambda: resumed.append(start.steps))
+    bench.settle()
+    assert eventually(lambda: bench.engine.turn() or resumed)
+    assert resumed == [3]
+    bench.store.settle = settle
+
+
+def test_what_a_job_finds_while_the_last_step_is_booked_is_not_lost(bench, record):
+    start = Start(record)
+
+    def look() -> None:
+        # the kernel's thread, for a job, between two lines of the gateway's
+        start.wrong.append((record, "renamed"))
+        start.steps, start.looks_meanwhile = 3, lambda: None
+
+    start.looks_meanwhile = look
+    bench.engine.take_over([record], start, lambda: None)
+    bench.settle()
+    assert eventually(lambda: bench.engine.turn() or "mended" in [name for name, _ in bench.events])

@@ -26,7 +26,7 @@ class Kernel:
         self.links = {"blue": {1: "e1"}, "red": {1: "e1"}, "green": {2: "e2"}}
         self.sticky, self.dark = sticky, dark
 
-    def look(self, host, wanted):
+    def look(self, host, wanted, unmarked=()):
         seen, unread = {}, {}
         for n, reference in enumerate(wanted):
             if reference in self.dark:

@@ -16,6 +16,7 @@ cdef struct Look:
     bint up                 # whether it has to be
     int mtu                 # 0: any
     uint32_t ip             # an IPv4 address that it has to have, network order; 0: none
+    uint32_t mask           # of its subnet
     int verdict
 
 
@@ -41,6 +42,12 @@ cdef int glance(int fd, Look *look) noexcept nogil:
         r.u.address.sin_family = AF_INET
         r.u.address.sin_addr.s_addr = look.ip
         if c_ioctl(fd, SIOCGIFADDR, &r) != 0 or r.u.address.sin_addr.s_addr != look.ip:
+            return NO_ADDRESS
+        # that it is there with another prefix is another address; asked for as above
+        memset(&r.u, 0, sizeof(r.u))
+        r.u.address.sin_family = AF_INET
+        r.u.address.sin_addr.s_addr = look.ip
+        if c_ioctl(fd, SIOCGIFNETMASK, &r) != 0 or r.u.address.sin_addr.s_addr != look.mask:
             return NO_ADDRESS
     return SAME
 
@@ -137,6 +144,7 @@ cdef class Glances:
         look.up = up
         if address is not None and address.p.family == AF_INET:
             memcpy(&look.ip, address.p.ip, 4)
+            look.mask = htonl(<uint32_t>0xffffffff << (32 - address.p.length)) if address.p.length else 0
         self.site.n += 1
 
     @property

@@ -12,6 +12,7 @@ cdef class LinkRow:
     cdef readonly str kind
     cdef readonly int link                  # ifindex of the veth peer or lower device, 0 without
     cdef readonly int link_netnsid          # namespace id of `link` here, -1: this namespace
+    cdef readonly int master                # ifindex of the bridge or the like that it is a port of, 0 without
     cdef readonly int operstate
     cdef readonly unsigned int tx_queues
     cdef readonly unsigned int rx_queues
@@ -174,6 +175,8 @@ cdef LinkRow read_link(const nlmsghdr *h):
             row.link = <int>attr_u32(a)
         elif kind == IFLA_LINK_NETNSID:
             row.link_netnsid = <int>attr_u32(a)
+        elif kind == IFLA_MASTER:
+            row.master = <int>attr_u32(a)
         elif kind == IFLA_OPERSTATE:
             row.operstate = <int>attr_u32(a)
         elif kind == IFLA_NUM_TX_QUEUES:

@@ -249,7 +249,7 @@ cdef extern from * nogil:
         char name[16]
         ifreq_value u
     enum:
-        SIOCGIFNAME, SIOCGIFFLAGS, SIOCGIFMTU, SIOCGIFADDR, SIOCETHTOOL
+        SIOCGIFNAME, SIOCGIFFLAGS, SIOCGIFMTU, SIOCGIFADDR, SIOCGIFNETMASK, SIOCETHTOOL
 
 cdef extern from "<linux/if_tun.h>" nogil:
     enum:
