@@ -1,4 +1,4 @@
-"""Builds the one compiled module.  Everything else about the package is in pyproject.toml.
+"""Builds the compiled modules.  Everything else about the package is in pyproject.toml.
 
 Switches, read from the environment when building:
     FASTNL_DEBUG=1          -O0 -g and Cython's own checks of indexes and None
@@ -31,12 +31,13 @@ setup(
     ext_modules=cythonize(
         [
             Extension(
-                "fastnl._nl",
-                ["src/fastnl/_nl.pyx"],
+                f"fastnl.{name}",
+                [f"src/fastnl/{name}.pyx"],
                 define_macros=macros,
                 extra_compile_args=cflags,
                 extra_link_args=ldflags,
             )
+            for name in ("_nl", "_afpacket")
         ],
         include_path=["src"],
         compiler_directives=directives,

@@ -31,16 +31,19 @@ export LD_PRELOAD ASAN_OPTIONS UBSAN_OPTIONS PYTHONMALLOC PYTHONPATH
 
 "$python" -c '
 import sys
+import fastnl._afpacket
 import fastnl._nl
-if not fastnl._nl.__file__.startswith(sys.argv[1]):
-    sys.exit(f"the tests would run {fastnl._nl.__file__}, which has no sanitizer in it")
+for module in (fastnl._nl, fastnl._afpacket):
+    if not module.__file__.startswith(sys.argv[1]):
+        sys.exit(f"the tests would run {module.__file__}, which has no sanitizer in it")
 ' "$work"
 
 cd "$root"
 if [ $# -eq 0 ]; then
     set -- tests/unit/test_links.py tests/unit/test_messages.py tests/unit/test_reader.py tests/unit/test_writer.py \
         tests/fuzz/test_reader_fuzz.py tests/kernel/test_tours.py tests/kernel/test_connect.py \
-        tests/kernel/test_disconnect.py tests/kernel/test_mend.py
+        tests/kernel/test_disconnect.py tests/kernel/test_mend.py tests/unit/test_afpacket.py \
+        tests/kernel/test_afpacket.py
 fi
 # --capture=sys leaves the error output itself alone, which is where reports go
 "$python" -m pytest -q -p no:cacheprovider -p no:faulthandler --capture=sys --timeout 600 "$@"

@@ -183,6 +183,7 @@ class LinkRow:
     mac            "" without one
     kind           "veth", "vxlan", "dummy", …; "" for what has no driver of that sort
     link           index of the veth peer or lower device, 0 without
+    master         index of the bridge or the like that it is a port of, 0 without
     link_netnsid   the namespace's own number for the one that `link` is in, -1: this one
     operstate      RFC 2863: 6 is up, 2 down
     addr_gen_mode  IPv6 mode, 1: no link-local address; -1: no IPv6 on this interface
@@ -210,6 +211,8 @@ class LinkRow:
     def link(self) -> int: ...
     @property
     def link_netnsid(self) -> int: ...
+    @property
+    def master(self) -> int: ...
     @property
     def operstate(self) -> int: ...
     @property
@@ -400,6 +403,9 @@ def route_socket(ns_fd: int) -> int:
     A socket belongs for good to the namespace of the thread that made it and keeps it alive; the caller
     closes it soon.  Raises OSError: EPERM without CAP_SYS_ADMIN, EINVAL for what is no network namespace.
     """
+
+def socket_in(ns_fd: int, family: int, kind: int, protocol: int) -> int:
+    """A socket of any family inside an open network namespace, as its descriptor; otherwise like route_socket."""
 
 # -- visits ----------------------------------------------------------------------------------------
 

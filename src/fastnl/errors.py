@@ -5,6 +5,7 @@
             InvalidValue        a value that no kernel would take; `field` is its path
             Conflict            two things in one request, or a request and what is there, exclude each other
             NetnsNotFound       a namespace that is not there or is none
+                NetnsUnknown    it cannot be told yet whether it is there
             NetnsGone           a namespace that went away while it was being used
             IfnameNotFound      an interface that somebody else has to make is not there
             NameInUse           an interface of that name is there already
@@ -84,6 +85,10 @@ class Conflict(CallerError):
 
 class NetnsNotFound(CallerError):
     code = "netns_not_found"
+
+
+class NetnsUnknown(NetnsNotFound):
+    """Whoever knows whether the namespace is there has not said yet."""
 
 
 class NetnsGone(CallerError):

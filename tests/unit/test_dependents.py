@@ -385,6 +385,17 @@ def test_a_restart_of_the_consumer_lets_go(attendance, settled):
     assert released == ["veth1"] and settled.open
 
 
+def test_a_consumer_that_leaves_is_not_waited_for(attendance, settled):
+    released: list[str] = []
+    attendance.hold("", "veth1", lambda: released.append("veth1"))
+    attendance.leave("switch")
+    assert released == ["veth1"]
+    attendance.leave("switch")
+    settled.begin()
+    attendance.leave("switch")  # the open poll is answered
+    assert not settled.open and not settled.steps and math.isinf(attendance.timeout)
+
+
 def test_who_has_what(attendance, settled):
     assert attendance.holders("afp1") == ["switch"]
     attendance.gone("", "veth1")

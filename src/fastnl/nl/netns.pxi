@@ -119,6 +119,7 @@ def new_netns(str target=None) -> int:
 
 cdef struct Opening:
     int ns_fd
+    int family, kind, protocol
     int fd                  # the socket, -1 on failure
     int err
 
@@ -126,7 +127,7 @@ cdef struct Opening:
 cdef void *opening_main(void *arg) noexcept nogil:
     cdef Opening *opening = <Opening *>arg
     if setns(opening.ns_fd, CLONE_NEWNET) == 0:
-        opening.fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE)
+        opening.fd = socket(opening.family, opening.kind | SOCK_CLOEXEC, opening.protocol)
     opening.err = 0 if opening.fd >= 0 else errno
     return NULL
 
@@ -137,9 +138,17 @@ def route_socket(int ns_fd) -> int:
     A socket belongs for good to the namespace of the thread that made it and keeps it alive; the caller
     closes it soon.  Raises OSError: EPERM without CAP_SYS_ADMIN, EINVAL for what is no network namespace.
     """
+    return socket_in(ns_fd, AF_NETLINK, SOCK_RAW, NETLINK_ROUTE)
+
+
+def socket_in(int ns_fd, int family, int kind, int protocol) -> int:
+    """A socket of any family inside an open network namespace, as its descriptor; otherwise like route_socket."""
     cdef Opening opening
     cdef int failed
     opening.ns_fd = ns_fd
+    opening.family = family
+    opening.kind = kind
+    opening.protocol = protocol
     opening.fd = -1
     opening.err = 0
     with nogil:
