@@ -12,7 +12,7 @@ import concurrent.futures
 import contextlib
 import itertools
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from operator import attrgetter
 from typing import Any
 
@@ -52,9 +52,7 @@ class KvRequests:
     waiting                  asked and not sent back yet; kept by whoever sends
     """
 
-    def __init__(
-        self, kv: KV, loop: asyncio.AbstractEventLoop, answered: Callable[[Any, bytes], None]
-    ) -> None:
+    def __init__(self, kv: KV, loop: asyncio.AbstractEventLoop, answered: Callable[[Any, bytes], None]) -> None:
         self._kv = kv
         self._loop = loop
         self._answered = answered
@@ -86,18 +84,20 @@ class KvRequests:
             left, self._asked = self._asked, {}
         for future in left.values():
             future.cancel()
-        with contextlib.suppress(RuntimeError):
-            asyncio.run_coroutine_threadsafe(self._history.close(), self._loop)
+        closing = self._history.close()
+        try:
+            asyncio.run_coroutine_threadsafe(closing, self._loop)
+        except RuntimeError:  # it went with the loop
+            closing.close()
         return list(left)
 
     def _done(self, ticket: Any, future: concurrent.futures.Future[bytes]) -> None:
         with self._lock:
             if self._asked.pop(ticket, None) is None:
                 return  # it was given up
-        if future.cancelled():  # the loop is ending
-            reply = wire.refuse(_failed("the store was closed", ticket.id))
-        else:
-            reply = future.result()
+        # a loop that ends cancels what runs in it
+        closed = future.cancelled()
+        reply = wire.refuse(_failed("the store was closed", ticket.id)) if closed else future.result()
         self._answered(ticket, reply)
 
     async def _reply(self, id_: wire.RequestId, question: Question) -> bytes:
@@ -165,8 +165,9 @@ class History:
         self._kv = kv
         self._events: list[Event] = []
         self._bytes = 0
-        self._floor = self._revision = -1  # all that came after the one, up to the other, is known
+        self._floor = self._revision = 0  # all that came after the one, up to the other, is known
         self._news = asyncio.Event()
+        self._starting = asyncio.Lock()
         self._follower: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
@@ -180,11 +181,9 @@ class History:
 
         Raises Compacted.
         """
-        newest = (await self._kv.txn([], [Get(prefix or "/")])).revision
-        if revision > newest:
+        await self._start()
+        if revision > self._revision and revision > (await self._kv.txn([], [Get("/")])).revision:
             raise Compacted(f"revision {revision} is of another store; read what is there now")
-        if self._follower is None or self._follower.done():
-            self._follower = asyncio.create_task(self._follow(), name="history of keys")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
                 while next(self._known_after(revision, prefix), None) is None:
@@ -193,8 +192,6 @@ class History:
 
     def _known_after(self, revision: int, prefix: str) -> Iterator[Event]:
         """Raises Compacted."""
-        if self._floor < 0:  # the follower has not had its first look
-            return iter(())
         if revision < self._floor:
             raise Compacted(f"changes before revision {self._floor} are forgotten; read what is there now")
         begin = bisect.bisect_right(self._events, revision, key=_revision_of)
@@ -211,10 +208,26 @@ class History:
             size += _size(event.key, event.entry)
         return page, max(revision, self._revision)
 
-    async def _follow(self) -> None:
-        async with contextlib.aclosing(self._kv.watch("")) as batches:
-            async for batch in batches:
-                self._take(batch)
+    async def _start(self) -> None:
+        """Returns after the first look, so that nothing that comes after a first question is unknown."""
+        async with self._starting:
+            if self._follower is not None and not self._follower.done():
+                return
+            batches = self._kv.watch("")
+            try:
+                self._take(await anext(batches))
+            except BaseException:
+                await batches.aclose()
+                raise
+            self._follower = asyncio.create_task(self._follow(batches), name="history of keys")
+
+    async def _follow(self, batches: AsyncGenerator[Batch, None]) -> None:
+        try:
+            async with contextlib.aclosing(batches):
+                async for batch in batches:
+                    self._take(batch)
+        except KVError as e:
+            log.warning("history of keys ended", reason=str(e))
 
     def _take(self, batch: Batch) -> None:
         if batch.reread:  # what was in between is not known

@@ -34,14 +34,22 @@ def doctor(settings: Settings, ids: tuple[str, ...], config_file: str | None, st
     Needs no engine, but looks at the running one and its connections if there is one.  With ID: why these connections
     are not up, or differ from the kernel.  Exit code 1 if a check fails; warnings do not count.
     """
-    from fastnl_engine.config import ConfigError, load
+    from fastnl_engine.config import ConfigError, client_endpoint, load
 
     flags = {"endpoint": settings.endpoint, "events": settings.events, "state_dir": state_dir}
+    environ = dict(os.environ)
+    where = client_endpoint(settings.endpoint)
+    if where.startswith("tcp://"):
+        # how a client reaches it, and nothing that an engine's own `endpoint` could be
+        flags |= {"endpoint": None, "events": None}
+        environ = {k: v for k, v in environ.items() if k not in ("FASTNL_ENDPOINT", "FASTNL_EVENTS")}
     try:
-        config = load(config_file, os.environ, flags)
+        config = load(config_file, environ, flags)
     except ConfigError as e:
         raise click.UsageError(str(e)) from None
-    checks = _of_each(config, settings, ids) if ids else examine(_machine(config, settings))
+    if not where.startswith("tcp://"):
+        where = config.endpoint
+    checks = _of_each(config, settings, where, ids) if ids else examine(_machine(config, settings, where))
     if settings.json:
         output.as_json([{"name": c.name, "status": c.status, "found": c.found, "advice": c.advice} for c in checks])
     else:
@@ -65,32 +73,32 @@ def examine(machine: Machine) -> list[Check]:
     return found
 
 
-def _machine(config: Config, settings: Settings) -> Machine:
+def _machine(config: Config, settings: Settings, where: str) -> Machine:
     from fastnl_engine.cli.machine import MOST, Machine
 
     machine = Machine(config)
     try:
-        machine.pid = knock(config.endpoint)
-        asked = Settings(config.endpoint, timeout=min(settings.timeout, PATIENCE))
+        machine.pid = knock(where)
+        asked = Settings(where, timeout=min(settings.timeout, PATIENCE))
         with engine(asked) as client:
             machine.info = client.info()
             for state in ("failed", "pending"):
                 machine.records += client.request("list", state=state, limit=MOST).get("results", [])
     except OSError as e:
-        machine.problem = f"none at {config.endpoint}: {reason(e)}"
+        machine.problem = f"none at {where}: {reason(e)}"
     except click.ClickException as e:
         machine.problem = e.message.splitlines()[0]
     return machine
 
 
-def _of_each(config: Config, settings: Settings, ids: Sequence[str]) -> list[Check]:
+def _of_each(config: Config, settings: Settings, where: str, ids: Sequence[str]) -> list[Check]:
     """One check for each id."""
     from fastnl_engine.cli.checks_connections import one
     from fastnl_engine.cli.machine import Check, Machine
 
-    machine = Machine(config, pid=_pid(config))
+    machine = Machine(config, pid=_pid(where))
     checks = []
-    with engine(Settings(config.endpoint, timeout=settings.timeout)) as client:
+    with engine(Settings(where, timeout=settings.timeout)) as client:
         records = {record["id"]: record for record in client.list(ids=list(ids))}
         up = [id_ for id_, record in records.items() if record["state"] == "up"]
         verdicts = client.verify(up) if up else []
@@ -108,9 +116,9 @@ def _of_each(config: Config, settings: Settings, ids: Sequence[str]) -> list[Che
     return checks
 
 
-def _pid(config: Config) -> int:
+def _pid(where: str) -> int:
     try:
-        return knock(config.endpoint)
+        return knock(where)
     except OSError:
         return 0
 

@@ -13,7 +13,7 @@ from fastnl_engine.cli.queries import filters
 from fastnl_engine.cli.talk import engine
 
 FORMATS = ("svg", "html", "dot", "mermaid")
-SUFFIXES = {".svg": "svg", ".html": "html", ".htm": "html", ".dot": "dot", ".gv": "dot", ".mmd": "mermaid"}
+SUFFIXES = {f".{kind}": kind for kind in FORMATS} | {".htm": "html", ".gv": "dot", ".mmd": "mermaid"}
 
 
 @click.command()

@@ -13,7 +13,7 @@ ADVICE = """\
 
   {key}
 
-If it is the engine's, write into its engine.toml
+If it is the engine's, write into its engine.toml, and restart it
 
   tcp = "tcp://0.0.0.0:7777"
   curve_secret = "{secret}"
@@ -23,7 +23,7 @@ and tell its clients where it is and which key it has:
   export FASTNL_ENDPOINT=tcp://HOST:7777
   export FASTNL_SERVER_KEY='{key}'
 
-If it is a client's, let it in with a role in the engine's engine.toml, and restart the engine:
+If it is a client's, let it in with a role in the engine's engine.toml, and reload the engine (SIGHUP):
 
   [roles]
   operator = ["key:{key}"]

@@ -33,7 +33,7 @@ class NoAnswer(click.ClickException):
 
     def __init__(self, endpoint: str, why: str) -> None:
         super().__init__(
-            f"no engine at {endpoint}: {why}.\n"
+            f"no engine at {endpoint}: {why}\n"
             "Start one with `fastnl-engine` as root, or say where it is with --endpoint or FASTNL_ENDPOINT; "
             "`fastnl doctor` shows what is in its way."
         )

@@ -6,16 +6,21 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import structlog
+
 from fastnl_engine.client import AsyncClient, NoEngine
 from fastnl_engine.kv.base import Batch, Compacted, Denied, Entry, Event, KVError, Refused, Snapshot, Unavailable
 
+log = structlog.get_logger()
+
 POLL = 5.0  # seconds that a watch lets the engine wait before it asks again; so soon a new engine is found
-PAUSE = 0.5  # seconds before an engine that was busy or away is asked again
+PAUSE = 0.5  # seconds before an engine that was away is asked again
+BUSY = 0.05  # and before one that was busy is
+AT_ONCE = 6  # requests besides watches, of the eight questions that a client may have waiting
 
 ERRORS: dict[str, type[KVError]] = {
     "compacted": Compacted,
     "forbidden": Denied,
-    "busy": Unavailable,
     "shutting_down": Unavailable,
     "no_store": KVError,
 }
@@ -30,6 +35,7 @@ class EngineKV:
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
         self.trouble = ""
+        self._turn = asyncio.Semaphore(AT_ONCE)
 
     async def get(self, key: str) -> Entry | None:
         rows = (await self._ask("get", key=key))["results"]
@@ -64,6 +70,7 @@ class EngineKV:
         """As KV.watch: everything that is there first, then what changes; nothing is missed, whatever happens."""
         known: dict[str, Entry] = {}
         revision: int | None = None
+        watching = False
         while True:
             try:
                 if revision is None:
@@ -71,16 +78,26 @@ class EngineKV:
                     revision = snapshot.revision
                     events = _difference(known, snapshot)
                     known = dict(snapshot.entries)
+                    watching = True
                     yield Batch(revision, events, reread=True)
                 reply = await self._ask("watch", prefix=prefix, since=revision, wait=POLL)
             except Compacted:
                 revision = None
                 continue
-            except Unavailable as e:
+            except Denied:
+                raise
+            except KVError as e:
+                # an engine that begins takes requests before it has opened its store
+                if not (watching or isinstance(e, Unavailable)):
+                    raise
+                if not self.trouble:
+                    log.warning("trouble with the engine", reason=str(e))
                 self.trouble = str(e)
                 await asyncio.sleep(PAUSE)
                 continue
-            self.trouble = ""
+            if self.trouble:
+                log.info("the engine answers again", endpoint=self._client.endpoint)
+                self.trouble = ""
             revision = reply["revision"]
             events = []
             for event in map(_event, reply["results"]):
@@ -95,16 +112,24 @@ class EngineKV:
                 yield Batch(events[-1].revision, events)
 
     async def _ask(self, action: str, **fields: Any) -> dict[str, Any]:
-        patience = fields["wait"] + POLL if "wait" in fields else None
+        if action == "watch":
+            return await self._answer(fields["wait"] + POLL, action, fields)
+        async with self._turn:
+            return await self._answer(self._client.timeout, action, fields)
+
+    async def _answer(self, patience: float, action: str, fields: dict[str, Any]) -> dict[str, Any]:
         try:
             async with asyncio.timeout(patience):
-                reply = await self._client.request("kv", action=action, **fields)
+                while True:
+                    reply = await self._client.request("kv", action=action, **fields)
+                    error = reply.get("error")
+                    if error is None:
+                        return reply
+                    if error["code"] != "busy":
+                        raise ERRORS.get(error["code"], Refused)(error["message"])
+                    await asyncio.sleep(BUSY)  # it was not looked at, so it may come again
         except (TimeoutError, NoEngine):
             raise Unavailable(f"no answer from {self._client.endpoint}; is fastnl-engine running there?") from None
-        if "error" in reply:
-            error = reply["error"]
-            raise ERRORS.get(error["code"], Refused)(error["message"])
-        return reply
 
 
 def _difference(known: dict[str, Entry], snapshot: Snapshot) -> list[Event]:
