@@ -12,10 +12,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from fastnl import Connection as Values
-from fastnl import Device, InvalidValue, Neighbour, Place, Route, Veth, Vxlan, Wired
+from fastnl import Device, InvalidValue, Neighbour, Place, Route, Veth, Vxlan, Wired, netns
 from fastnl import End as EndValue
-from fastnl.fence import fenced
-from fastnl.netns import Identity, canonical, check_fence
+from fastnl.netns import Identity, canonical
 
 Kind = Literal["veth", "vxlan", "dummy", "bridge", "vrf", "tap", "loopback", "existing"]
 State = Literal["up", "pending", "failed", "removing"]
@@ -138,13 +137,12 @@ def values_of(connection: Connection) -> Values:
 
 
 def check_reach(connection: Connection) -> None:
-    """Raises InvalidValue, with the field, for a namespace in a file that the setting `file_prefixes` keeps out."""
-    if fenced():
-        check_fence(connection.a.netns, "a.netns")
-        if connection.b is not None:
-            check_fence(connection.b.netns, "b.netns")
-        if connection.vxlan is not None:
-            check_fence(connection.vxlan.underlay, "vxlan.underlay")
+    """Raises InvalidValue, with the field, for a namespace that the settings `file_prefixes` or `docker` keep out."""
+    netns.check_reach(connection.a.netns, "a.netns")
+    if connection.b is not None:
+        netns.check_reach(connection.b.netns, "b.netns")
+    if connection.vxlan is not None:
+        netns.check_reach(connection.vxlan.underlay, "vxlan.underlay")
 
 
 def _end(end: EndSpec, where: str) -> EndValue:

@@ -102,6 +102,10 @@ class Claims:
             )
         return None
 
+    def owner(self, netns: str, ifname: str) -> str | None:
+        """The connection that has an interface."""
+        return self._owner.get((canonical(netns), ifname))
+
     def take(self, connection: Connection) -> None:
         for _, key in self.keys_of(connection):
             self._owner[key] = connection.id

@@ -21,6 +21,7 @@ from fastnl.netns import canonical, split
         ("file:/proc/1/ns/net", ("file", "/proc/1/ns/net")),
         ("pid:1", ("pid", "1")),
         ("inode:4026531840", ("inode", "4026531840")),
+        ("microservice:web 1/2", ("microservice", "web 1/2")),
     ],
 )
 def test_a_reference_splits_into_kind_and_value(reference, parts):
@@ -33,7 +34,7 @@ def test_a_reference_splits_into_kind_and_value(reference, parts):
         None, 5, b"blue", ".", "..", "a/b", "name:", "name:../etc", "name:/etc", "x" * 256, "a\0b", "a\nb", "\ud800",
         "file:", "file:relative", "file:/a\0b", "pid:", "pid:-1", "pid:0", "pid:1.5", "pid:²", "pid:１",
         "pid:" + "9" * 5000, "pid: 1", "inode:", "inode:x", "inode:0", "inode:" + "9" * 30, "what:ever", ":", ":blue",
-        "microservice:web",
+        "microservice:", "microservice:a\nb", "microservice:" + "x" * 256,
     ],
 )  # fmt: skip
 def test_what_can_be_no_reference_is_invalid(reference):

@@ -184,9 +184,7 @@ class Attendance:
     def gone(self, netns: str, ifname: str, reason: str = "it is gone") -> None:
         """The host interface is not there, whoever took it away."""
         ground = (netns, ifname)
-        if self._hosts.pop(ground, None) is None:
-            return
-        if ground not in self._held:
+        if self._hosts.pop(ground, None) is not None and ground not in self._held:
             self._explain(ground, reason)
         self._let_go(ground)
         self._touch(self._on(ground))
@@ -255,6 +253,13 @@ class Attendance:
         consumer.answer = answer
         consumer.until = now + consumer.wait
         self._tell(consumer)
+
+    def leave(self, name: str) -> None:
+        """A consumer ends; it has nothing any more and nobody need wait for it."""
+        consumer = self._consumers.get(name)
+        if consumer is not None:
+            self._answer(consumer, [])
+            self._forget(consumer)
 
     def _done(self, consumer: _Consumer, n: int) -> None:
         name = consumer.numbers.pop(n, None)

@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
+import structlog
 
 from fastnl_engine import wire
 from fastnl_engine.engine import Engine
 from fastnl_engine.jobs import ITEM_ERRORS, connect_job, disconnect_job, item_error
 from fastnl_engine.model import Record
+from fastnl_engine.northbound.dependents import Dependent, Ground
+from fastnl_engine.northbound.grounds import Grounds
 from fastnl_engine.planner import Job
 
-Result = dict[str, Any]
+log = structlog.get_logger()
+
+Heard = Callable[[list[tuple[str, Record | None]]], None]
+
+
+class Answer(NamedTuple):
+    """What became of one item.
+
+    error    as in a reply, None: none
+    record   of the connection after it, None: there is none
+    changed  whether anything was done
+    """
+
+    error: dict[str, Any] | None
+    record: Record | None
+    changed: bool = False
 
 
 class Port:
@@ -23,45 +44,45 @@ class Port:
 
     name    tells its jobs from others': clients and northbounds take turns
     prefix  of the ids of its connections
+    grounds for those that have dependents
     """
 
-    def __init__(self, engine: Engine, name: str, prefix: str) -> None:
+    def __init__(self, engine: Engine, name: str, prefix: str, grounds: Grounds | None = None) -> None:
         self._engine = engine
         self._name = name
         self._prefix = prefix
         self._loop = asyncio.get_running_loop()
+        self._grounds = grounds
 
-    async def connect(self, connections: Sequence[dict[str, Any]]) -> list[Result]:
-        """As the op `connect` with `wait`: one result for each."""
+    async def connect(self, connections: Sequence[dict[str, Any]]) -> list[Answer]:
+        """As the op `connect` with `wait`: one answer for each."""
         return await self._ask([wire.encode(c) for c in connections], lambda raw: connect_job(raw, wait=True))
 
-    async def disconnect(self, ids: Sequence[str]) -> list[Result]:
+    async def disconnect(self, ids: Sequence[str]) -> list[Answer]:
         """As the op `disconnect`."""
         return await self._ask([wire.encode(i) for i in ids], disconnect_job)
 
-    async def _ask(self, items: Sequence[bytes], make: Callable[[msgspec.Raw], Job]) -> list[Result]:
-        results: list[Result] = [{} for _ in items]
+    async def _ask(self, items: Sequence[bytes], make: Callable[[msgspec.Raw], Job]) -> list[Answer]:
+        answers = [Answer(None, None)] * len(items)
         missing = len(items)
         done: asyncio.Future[None] = self._loop.create_future()
         jobs = []
 
-        def settle() -> None:
-            if not done.done():  # whoever asked may have been cancelled
-                done.set_result(None)
-
-        def result(place: int, value: Result) -> None:
+        def result(place: int, value: dict[str, Any]) -> None:
             nonlocal missing
-            results[place] = value
+            record = self._engine.records.get(value["id"])
+            # one that waits has its error, too
+            answers[place] = Answer(None if value["ok"] else value["error"], record, value.get("changed", False))
             missing -= 1
             if missing == 0:
-                self._loop.call_soon_threadsafe(settle)
+                self._call(_settle, done, None)
 
         for place, item in enumerate(items):
             raw = msgspec.Raw(item)
             try:
                 job = make(raw)
             except ITEM_ERRORS as e:
-                results[place] = {"id": wire.id_in(raw), "ok": False, "error": item_error(e)}
+                answers[place] = Answer(item_error(e), None)
                 missing -= 1
                 continue
             job.ticket, job.place, job.client = result, place, self._name
@@ -69,7 +90,12 @@ class Port:
         if jobs:
             self._engine.soon(lambda: self._submit(jobs))
             await done
-        return results
+        return answers
+
+    def _call(self, do: Callable[..., None], *args: Any) -> None:
+        """Has something done on the loop, unless that has ended."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(do, *args)
 
     def _submit(self, jobs: Iterable[Job]) -> None:
         for job in jobs:
@@ -86,20 +112,87 @@ class Port:
                 if not id_.startswith(self._prefix):
                     break
                 ours.append(records[id_])
-            self._loop.call_soon_threadsafe(found.set_result, ours)
+            self._call(_settle, found, ours)
 
         self._engine.soon(look)
         return await found
 
-    def listen(self, heard: Callable[[str, dict[str, Any]], None]) -> Callable[[], None]:
-        """Has `heard(event, fields)` called on the loop for every event of its connections; gives a way to end that."""
+    def listen(self, heard: Heard) -> Callable[[], None]:
+        """Has `heard` called on the loop with what became of its connections, as (id, record); gives a way to end that.
+
+        What happens in quick succession comes together, in its order.
+        """
+        news: deque[tuple[str, Record | None]] = deque()
+
+        def deliver() -> None:
+            heard_of = []
+            while news:  # until there are none, as only the first of a row has this called
+                heard_of.append(news.popleft())
+            heard(heard_of)
 
         def listener(event: str, fields: dict[str, Any], of: str) -> None:
             if of == "connection" and fields["id"].startswith(self._prefix):
-                self._loop.call_soon_threadsafe(heard, event, fields)
+                news.append((fields["id"], self._engine.records.get(fields["id"])))
+                if len(news) == 1:
+                    self._call(deliver)
 
         self._engine.soon(lambda: self._engine.listeners.append(listener))
         return lambda: self._engine.soon(lambda: self._engine.listeners.remove(listener))
+
+    async def used(self, references: Collection[str]) -> set[str]:
+        """Those of some namespaces that connections refer to, whoever submitted them."""
+        found: asyncio.Future[set[str]] = self._loop.create_future()
+
+        def look() -> None:
+            used = {reference for reference in references if self._engine.upkeep.uses(reference)}
+            self._call(_settle, found, used)
+
+        self._engine.soon(look)
+        return await found
+
+    def tell(self, event: str, connections: Iterable[dict[str, Any]]) -> None:
+        """Publishes an event of each of some connections, that changes nothing about them."""
+
+        def publish() -> None:
+            for fields in connections:
+                self._engine.tell_of(event, fields)
+
+        self._engine.soon(publish)
+
+    def depend(self, name: str, dependent: Dependent | None) -> None:
+        """Has consumers told of what stands on a host interface; None: nothing of that name does any more."""
+        grounds = self._grounds
+        assert grounds is not None
+        self._engine.soon(lambda: grounds.configure(dependent) if dependent else grounds.unconfigure(name))
+
+    @contextlib.asynccontextmanager
+    async def released(self, interfaces: Sequence[Ground], reason: str) -> AsyncIterator[None]:
+        """Within it consumers have let go of some interfaces, which may be taken away then."""
+        grounds = self._grounds
+        if grounds is None or not interfaces:
+            yield
+            return
+        waiting = [self._loop.create_future() for _ in interfaces]
+
+        def hold() -> None:
+            for ground, done in zip(interfaces, waiting, strict=True):
+                grounds.release(ground, functools.partial(self._call, _settle, done, None), reason)
+
+        def settled() -> None:
+            for ground in interfaces:
+                grounds.settled(ground)
+
+        self._engine.soon(hold)
+        try:
+            await asyncio.gather(*waiting)
+            yield
+        finally:
+            self._engine.soon(settled)
+
+
+def _settle(future: asyncio.Future[Any], value: Any) -> None:
+    if not future.done():  # whoever asked may have been cancelled
+        future.set_result(value)
 
 
 class Northbound:
@@ -120,7 +213,10 @@ class Northbound:
     async def _run(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         self._begun.set()
-        await self._serve(self._stopping)
+        try:
+            await self._serve(self._stopping)
+        except Exception:
+            log.exception("northbound has ended", name=threading.current_thread().name)
 
     def stop(self, seconds: float = 3.0) -> None:
         """Has it end, and waits for that no longer than so many seconds."""

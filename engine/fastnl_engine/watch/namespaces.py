@@ -1,8 +1,9 @@
 """Namespaces that come and go.
 
 Names and files are watched through their folder by inotify and, as a mount is no event of the folder, through
-the table of mounts; processes through a pidfd.  What no watch can see (a process that does not exist yet, or
-one that goes into another namespace) is looked at now and then.  No namespace is held open: a reference is
+the table of mounts; processes through a pidfd; of microservices somebody else tells when one has another process.
+What no watch can see (a process that does not exist yet, or one that goes into another namespace) is looked at now
+and then.  No namespace is held open: a reference is
 opened, compared and closed again.
 """
 
@@ -19,7 +20,8 @@ from dataclasses import dataclass
 from inotify_simple import INotify, flags
 
 import fastnl
-from fastnl.netns import RUN_NETNS, Identity, identity, open_reference, split
+from fastnl.errors import NetnsUnknown
+from fastnl.netns import RUN_NETNS, Identity, identity, open_reference, process_of, split
 
 POLL = 1.0  # seconds between looks at what no watch covers
 ROUND = 5  # looks until each of those that one does cover has had its turn, too
@@ -54,6 +56,11 @@ class Watch:
     print: Print | None = None
     at: str = ""
     pidfd: int = -1
+
+    @property
+    def named_by_others(self) -> bool:
+        """Whether somebody else says which process it is; none may be known."""
+        return self.reference.startswith("microservice:")
 
 
 class Namespaces:
@@ -124,6 +131,16 @@ class Namespaces:
         self._look_again(w)
         return w.who
 
+    def told(self, reference: str) -> None:
+        """Somebody who knows says that a reference, watched or not, may mean another process by now."""
+        w = self._watches.get(reference)
+        if w is None:
+            return
+        self._leave_process(w)
+        w.pid = _pid(reference)
+        self._place(w)
+        self._look_again(w)
+
     def forget(self, references: Iterable[str]) -> None:
         """Stops watching what nobody needs any more."""
         for reference in references:
@@ -134,9 +151,7 @@ class Namespaces:
             self._uncovered.discard(w)
             self._expected.pop(w, None)
             self._leave_folder(w)
-            if w.pidfd >= 0:
-                del self._pidfds[w.pidfd]
-                os.close(w.pidfd)
+            self._leave_process(w)
 
     def turn(self, woken: bool = True) -> None:
         """Looks at what events point to and at what is due.
@@ -200,10 +215,12 @@ class Namespaces:
 
     def _ended(self, w: Watch) -> None:
         """A process has ended.  One that has its number by now is another one, so it is told of for itself."""
-        del self._pidfds[w.pidfd]
-        os.close(w.pidfd)
-        w.pidfd = -1
-        self._expected[w] = None
+        self._leave_process(w)
+        if w.named_by_others:
+            w.pid = 0  # the next one has another number
+            self._uncovered.add(w)
+        else:
+            self._expected[w] = None
         self._become(w, None)
 
     def _due(self) -> set[Watch]:
@@ -253,12 +270,18 @@ class Namespaces:
     def _place(self, w: Watch) -> bool:
         """Covers a reference by a watch; false where there is none to be had, which leaves it to the looks."""
         self._uncovered.discard(w)
+        if w.named_by_others and not w.pid:
+            w.pid = _pid(w.reference)
         if w.pid:
             if w.pidfd < 0:
                 try:
                     w.pidfd = os.pidfd_open(w.pid)
                 except OSError:
-                    self._expected[w] = None
+                    if w.named_by_others:
+                        w.pid = 0
+                        self._uncovered.add(w)
+                    else:
+                        self._expected[w] = None
                     return False
                 self._pidfds[w.pidfd] = w
                 self._epoll.register(w.pidfd, select.EPOLLIN)
@@ -295,6 +318,12 @@ class Namespaces:
             self._folders.setdefault(number, set()).add(folder)
         return True
 
+    def _leave_process(self, w: Watch) -> None:
+        if w.pidfd >= 0:
+            del self._pidfds[w.pidfd]
+            os.close(w.pidfd)
+            w.pidfd = -1
+
     def _leave_folder(self, w: Watch) -> None:
         if not w.at:
             return
@@ -325,7 +354,9 @@ def look(reference: str) -> Identity | None:
     """Which namespace a reference means now; None: none; UNKNOWN: that cannot be told at the moment."""
     try:
         fd = open_reference(reference)
-    except (fastnl.NetnsNotFound, fastnl.InvalidValue):  # invalid: it leads out of the fence
+    except NetnsUnknown:
+        return UNKNOWN
+    except (fastnl.NetnsNotFound, fastnl.InvalidValue):  # invalid: the settings keep it out
         return None
     except fastnl.FastnlError:
         return UNKNOWN
@@ -359,5 +390,10 @@ def _pid(reference: str) -> int:
     kind, value = split(reference)
     if kind == "pid":
         return int(value)
+    if kind == "microservice":
+        try:
+            return process_of(value) or 0
+        except fastnl.FastnlError:
+            return 0
     found = _PROC.match(value) if kind == "file" else None
     return int(found[1]) if found else 0

@@ -32,6 +32,9 @@ PREFIXES: dict[tuple[Layout, Kind], str] = {
 # Configuration of Linux that nothing here understands, rule chains for one: its writer is told so.
 OTHERS: tuple[tuple[str, Layout], ...] = (("linux/config/", "v1"), ("config/linux/", "v3"))
 
+# All that is above is under one of these, and no status is.
+CONFIGURATION = ("linux/config/", "config/", "vpp/config/v1/interface/")
+
 V1_STATUS = {
     "interface": "linux/status/v1/interface/",
     "arp": "linux/status/v1/arp/",

@@ -98,9 +98,9 @@ class ValueStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     last_operation: str = "UNDEFINED"
     details: tuple[str, ...] = ()
 
-    def json(self) -> bytes:
-        """As Ligato publishes it: the value's own status, without derived ones."""
-        return msgspec.json.encode({"value": self})
+    def json(self, interface: object = None) -> bytes:
+        """As Ligato publishes it: the value's own status, without derived ones; `interface` is an addition."""
+        return msgspec.json.encode({"value": self} | ({"interface": interface} if interface is not None else {}))
 
 
 def settle(key: str, verdict: Verdict, record: Mapping[str, Any] | None) -> ValueStatus:
@@ -137,5 +137,7 @@ def _of_record(verdict: Verdict, record: Mapping[str, Any]) -> tuple[ValueState,
         # a route of an interface that fails for another reason only waits for it
         return ValueState.PENDING, "", [f"outgoing-interface-is-up: {message}"]
     # what no repetition mends is the value's fault; all else the engine tries again by itself
-    hopeless = error.get("code") in ("invalid", "bad_request", "too_large")
-    return (ValueState.INVALID if hopeless else ValueState.RETRYING), message, []
+    code = error.get("code")
+    if code in ("invalid", "bad_request", "too_large"):
+        return ValueState.INVALID, message, []
+    return (ValueState.FAILED if code == "conflict" else ValueState.RETRYING), message, []

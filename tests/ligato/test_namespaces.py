@@ -1,0 +1,308 @@
+"""Namespaces that the engine makes, containers, and interfaces that a Ligato left."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.docker.conftest import CannotRun, Docker
+from tests.ligato.conftest import Agent, comes, goes, links, veth1, veth3
+
+from fastnl import netns as library
+from fastnl.testing import Namespaces, eventually, ping
+from fastnl_engine.testing import PATIENCE, EngineProcess, end, pair
+
+I1, I3 = "linux/config/v1/interface/", "config/linux/interfaces/v2/interface/"
+
+
+def there(name: str) -> bool:
+    return Path(library.RUN_NETNS, name).exists()
+
+
+# -- create_missing ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_namespaces(nothing_left: None) -> Iterator[None]:
+    yield
+    for path in Path(library.RUN_NETNS).iterdir():
+        library.remove(path.name)
+
+
+def test_namespaces_are_made_when_told_to_and_go_with_their_last_user(
+    make_agent: Callable[..., Agent], netns: Namespaces, no_namespaces: None
+) -> None:
+    agent = make_agent(create_missing=True)
+    netns.make("n0")
+    agent.put(I1 + "va", veth1("va", "vb", "n0", "10.0.0.1/24"))
+    agent.expect(I1 + "va", "PENDING", "veth-peer-exists")
+    agent.put(I1 + "vb", veth1("vb", "va", "n1", "10.0.0.2/24"))
+    agent.put(I1 + "vc", {"name": "vc", "type": 1, "namespace": {"type": 2, "name": "n1"}})
+    assert eventually(lambda: there("n1") and ping("n0", "10.0.0.2"), PATIENCE)
+    agent.delete(I1 + "va")
+    assert goes("n1", "vb") and there("n1")
+    agent.engine.kill()
+    agent.engine.start()  # it remembers what it made
+    agent.delete(I1 + "vc")
+    assert eventually(lambda: not there("n1"), PATIENCE)
+    assert there("n0")
+
+
+def test_a_made_namespace_stays_while_a_client_uses_it_and_one_that_was_replaced_stays(
+    make_agent: Callable[..., Agent], netns: Namespaces, no_namespaces: None
+) -> None:
+    agent = make_agent(create_missing=True)
+    value = {"name": "t0", "type": 1, "namespace": {"type": 2, "name": "n1"}}
+    agent.put(I1 + "t0", value)
+    assert eventually(lambda: there("n1"), PATIENCE) and comes("n1", "t0")
+    netns.make("n0")
+    client = agent.engine.client()
+    client.connect([pair("c", end("n0", "a"), end("n1", "b"))])
+    agent.delete(I1 + "t0")
+    assert goes("n1", "t0") and there("n1")
+    client.disconnect(["c"])
+    agent.put(I1 + "t0", value)
+    agent.expect(I1 + "t0", "CONFIGURED")
+    library.remove("n1")  # who needs it gets it back
+    assert eventually(lambda: there("n1"), PATIENCE) and comes("n1", "t0")
+    agent.engine.hang_up()
+    agent.engine.kill()
+    library.remove("n1")
+    library.create("n1")
+    agent.engine.start()
+    assert comes("n1", "t0")
+    agent.delete(I1 + "t0")
+    assert goes("n1", "t0")
+    # a namespace that is to go has gone before anything that was put later is up
+    agent.put(I1 + "t1", {"name": "t1", "type": 1, "namespace": {"type": 2, "name": "n0"}})
+    agent.expect(I1 + "t1", "CONFIGURED")
+    assert there("n1")
+
+
+def test_no_namespace_is_made_unless_told_to(agent: Agent, netns: Namespaces) -> None:
+    agent.put(I1 + "t0", {"name": "t0", "type": 1, "namespace": {"type": 2, "name": "n1"}})
+    agent.expect(I1 + "t0", "PENDING", "n1")
+    assert not there("n1")
+
+
+# -- interfaces of a Ligato --------------------------------------------------------------------------
+
+
+def ligatos_pair(a: str, b: str, label: str = "vpp1") -> None:
+    subprocess.run(f"ip link add {a} netns n0 type veth peer name {b} netns n1".split(), check=True)
+    for netns, name, peer in (("n0", a, b), ("n1", b, a)):
+        subprocess.run(
+            ["ip", "-n", netns, "link", "set", name, "alias", f"/vnf-agent/{label}/{name}/{peer}"], check=True
+        )
+
+
+@pytest.mark.parametrize("adopt", [True, False])
+def test_a_ligatos_interfaces_are_taken_over_when_told_to(
+    make_agent: Callable[..., Agent], netns: Namespaces, adopt: bool
+) -> None:
+    netns.many(2)
+    ligatos_pair("va", "vb")
+    ligatos_pair("old", "dlo")
+    ligatos_pair("oa", "ob", label="vpp2")
+    before = {name: row["ifindex"] for name, row in links("n0").items()}
+    agent = make_agent()
+    agent.engine.stop()
+    agent.put(I1 + "va", veth1("va", "vb", "n0", "10.0.0.1/24"))
+    agent.put(I1 + "vb", veth1("vb", "va", "n1", "10.0.0.2/24"))
+    agent.engine.env["FASTNL_LIGATO_ADOPT_LIGATO"] = str(adopt).lower()
+    agent.engine.start()
+    if adopt:
+        agent.expect(I1 + "va", "CONFIGURED")
+        assert ping("n0", "10.0.0.2")
+        assert set(links("n0")) == {"va", "oa"} and set(links("n1")) == {"vb", "ob"}
+        assert links("n0")["oa"]["ifindex"] == before["oa"]
+    else:
+        agent.expect(I1 + "va", "RETRYING", "va")
+        assert {name: row["ifindex"] for name, row in links("n0").items()} == before
+
+
+# -- microservices -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def docker_of_module() -> Iterator[Docker]:
+    docker = Docker()
+    try:
+        try:
+            docker.start().run("probe")
+        except (CannotRun, RuntimeError) as e:
+            pytest.skip(f"no Docker: {e}")
+        docker.clear()
+        yield docker
+    finally:
+        docker.close()
+
+
+@pytest.fixture
+def docker(docker_of_module: Docker, nothing_left: None) -> Iterator[Docker]:
+    yield docker_of_module
+    docker_of_module.clear()
+
+
+@pytest.fixture
+def own_docker(nothing_left: None) -> Iterator[Docker]:
+    """One that may be hurt."""
+    docker = Docker()
+    try:
+        try:
+            docker.start()
+        except (CannotRun, RuntimeError) as e:
+            pytest.skip(f"no Docker: {e}")
+        yield docker
+    finally:
+        docker.close()
+
+
+def in_container(pid: int, *args: str) -> dict[str, dict[str, object]]:
+    command = ["nsenter", f"--net=/proc/{pid}/ns/net", "--", "ip", "-j", "-d", *args]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return {row["ifname"]: row for row in json.loads(done.stdout or "[]") if row} if not done.returncode else {}
+
+
+def test_a_pair_follows_a_container_through_start_stop_and_restart(
+    docker: Docker, make_agent: Callable[..., Agent], netns: Namespaces
+) -> None:
+    netns.make("n0")
+    agent = make_agent(f'docker = "{docker.socket}"')
+    agent.put(I3 + "va", veth3("va", "vb", "n0", "10.0.0.1/24"))
+    agent.put(I3 + "vb", veth3("vb", "va", "", "10.0.0.2/24", namespace={"type": "MICROSERVICE", "reference": "web"}))
+    agent.expect(I3 + "va", "PENDING", "microservice-available")
+    for turn in range(2):
+        if turn:
+            docker.post("web", "start")
+        else:
+            docker.run("web", env=["MICROSERVICE_LABEL=web"])
+        pid = docker.pid("web")
+        assert eventually(lambda pid=pid: "vb" in in_container(pid, "link"), PATIENCE), agent.engine.log
+        assert ping("n0", "10.0.0.2")
+        agent.expect(I3 + "vb", "CONFIGURED")
+        docker.post("web", "kill" if turn else "stop?t=0")
+        assert goes("n0", "va")
+        agent.expect(I3 + "vb", "PENDING", "microservice-available")
+    docker.post("web", "start")
+    assert comes("n0", "va")
+    docker.post("web", "restart?t=0")
+    pid = docker.pid("web")
+    assert eventually(lambda: "vb" in in_container(pid, "link") and ping("n0", "10.0.0.2"), PATIENCE)
+
+
+def test_a_restart_of_the_engine_touches_no_pair_of_a_container_and_docker_may_be_away(
+    own_docker: Docker, make_agent: Callable[..., Agent], netns: Namespaces
+) -> None:
+    docker = own_docker
+    netns.make("n0")
+    agent = make_agent(f'docker = "{docker.socket}"')
+    pid = docker.run("web", labels={"fastnl.microservice": "web"})
+    agent.put(I3 + "va", veth3("va", "vb", "n0", "10.0.0.1/24"))
+    agent.put(I3 + "vb", veth3("vb", "va", "", "10.0.0.2/24", namespace={"type": "MICROSERVICE", "reference": "web"}))
+    agent.expect(I3 + "va", "CONFIGURED")
+    index = links("n0")["va"]["ifindex"]
+    agent.engine.kill()
+    agent.engine.start().resumed()
+    agent.expect(I3 + "va", "CONFIGURED")
+    assert links("n0")["va"]["ifindex"] == index
+
+    agent.engine.kill()
+    docker.kill()
+    agent.engine.start().resumed()
+    agent.expect(I3 + "va", "CONFIGURED")
+    assert links("n0")["va"]["ifindex"] == index
+    docker.start()
+    if docker.inspect("web")["State"]["Pid"] == pid:  # dockerd ends what it does not find again
+        agent.expect(I3 + "va", "CONFIGURED")
+        assert ping("n0", "10.0.0.2")
+    docker.remove("web")
+    assert goes("n0", "va")
+
+
+def test_clients_may_name_microservices_too(
+    docker: Docker, make_agent: Callable[..., Agent], netns: Namespaces
+) -> None:
+    netns.make("n0")
+    client = make_agent(f'docker = "{docker.socket}"').engine.client()
+    job = pair("c", end("n0", "a", "10.0.0.1/24"), end("microservice:db", "b", "10.0.0.2/24"))
+    assert client.connect([job], wait=True)[0]["state"] == "pending"
+    docker.run("db", env=["MICROSERVICE_LABEL=db"])
+    assert comes("n0", "a") and ping("n0", "10.0.0.2")
+    docker.remove("db")
+    assert goes("n0", "a")
+
+
+def test_without_docker_a_microservice_is_refused(make_agent: Callable[..., Agent], netns: Namespaces) -> None:
+    netns.make("n0")
+    agent = make_agent()
+    agent.put(I3 + "t", {"name": "t", "type": "TAP_TO_VPP", "namespace": {"type": "MICROSERVICE", "reference": "web"}})
+    agent.expect(I3 + "t", "INVALID", "`docker`")
+
+
+# -- the engine's own store --------------------------------------------------------------------------
+
+
+def test_the_embedded_store_configures_as_etcd_does(
+    make_engine: Callable[..., EngineProcess], netns: Namespaces
+) -> None:
+    netns.many(2)
+    engine = make_engine('[ligato]\nstore = "embedded"\nstatistics = 0\n').start()
+    client = engine.client()
+    root = "/vnf-agent/vpp1/"
+
+    def put(key: str, value: object) -> None:
+        reply = client.request("kv", action="put", key=root + key, value=json.dumps(value))
+        assert reply["ok"], reply
+
+    def state(name: str) -> str:
+        found = client.request("kv", action="get", key=f"{root}linux/status/v1/interface/{name}")["results"]
+        return json.loads(found[0]["value"])["value"]["state"] if found else ""
+
+    put(I1 + "va", veth1("va", "vb", "n0", "10.0.0.1/24"))
+    assert eventually(lambda: state("va") == "PENDING", PATIENCE)
+    engine.hang_up()
+    engine.kill()
+    client = engine.start().client()
+    put(I1 + "vb", veth1("vb", "va", "n1", "10.0.0.2/24"))
+    assert comes("n0", "va") and ping("n0", "10.0.0.2")
+    assert eventually(lambda: state("va") == state("vb") == "CONFIGURED", PATIENCE)
+    client.request("kv", action="delete", key=root + I1 + "va")
+    assert goes("n1", "vb")
+
+
+def test_a_store_that_cannot_be_used_stops_the_start(make_engine: Callable[..., EngineProcess]) -> None:
+    engine = make_engine('[ligato]\nstore = "embedded"\n')
+    engine.state.mkdir()
+    (engine.state / "keys.db").write_text("this is no database, not at all, and it is long enough to be told from one")
+    engine.launch()
+    assert engine.wait() == 1
+    assert "damaged" in engine.log and "keys.db" in engine.log
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ('store = "consul"', "ligato.store 'consul' is none of"),
+        ('lable = "x"', "no setting 'ligato.lable'"),
+        ('label = "a/b"', "ligato.label"),
+        ('store = "etcd"\nuser = "u"', "ligato.user needs ligato.password_file"),
+        ("status_lease = 1", "ligato.status_lease must be at least 5"),
+        ("endpoints = []", "ligato.endpoints is empty"),
+    ],
+)
+def test_wrong_settings_are_named(make_engine: Callable[..., EngineProcess], settings: str, words: str) -> None:
+    engine = make_engine(f"[ligato]\n{settings}\n")
+    engine.launch()
+    assert engine.wait() == 2
+    assert words in engine.log
+
+
+def test_an_endpoint_that_is_none_stops_the_start(make_engine: Callable[..., EngineProcess]) -> None:
+    engine = make_engine('[ligato]\nstore = "etcd"\nendpoints = ["nowhere"]\n')
+    engine.launch()
+    assert engine.wait() == 1
+    assert "nowhere" in engine.log and "HOST:PORT" in engine.log
