@@ -3,7 +3,7 @@ VENV := .venv/bin
 # tools call each other by name, as cython-lint does pycodestyle
 export PATH := $(CURDIR)/$(VENV):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-asan test-oldest test-image fuzz bench flood soak memory lint clean setup stubs
+.PHONY: help demo nsm-demo test test-asan test-oldest test-image fuzz bench flood soak memory lint clean setup stubs
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -13,6 +13,9 @@ setup:
 
 demo: setup  ## wires real namespaces together and pings across them
 	@$(VENV)/python docs/examples/demo.py
+
+nsm-demo: setup  ## icmp-responder: a mesh of two hosts with forwarders, over its real API, and pings
+	@$(VENV)/python docs/examples/nsm_demo.py
 
 test: setup lint  ## the whole suite, against the real kernel (root); ARGS are pytest's
 	scripts/test.sh $(ARGS)

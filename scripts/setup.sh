@@ -51,7 +51,7 @@ fi
 
 # what an earlier run has done is done: the stamp holds a hash of all that the build is made of
 extras=$(echo "$*" | tr ' ' ',')
-state=$( (echo "$extras" "$("$python" --version)"; cat pyproject.toml setup.py src/fastnl/_nl.pyx src/fastnl/nl/*) | sha256sum)
+state=$( (echo "$extras" "$("$python" --version)"; cat pyproject.toml setup.py src/fastnl/*.pyx src/fastnl/nl/*) | sha256sum)
 [ -f "$venv/.built" ] && [ "$(cat "$venv/.built")" = "$state" ] && exit 0
 # the tests that want Docker are skipped without it, so this may fail
 if [ "${extras#*test}" != "$extras" ] && ! command -v dockerd >/dev/null; then

@@ -5,7 +5,7 @@ On an ipc socket the kernel says who the peer is (SO_PEERCRED), and ZeroMQ hands
 Both map to a role:
 
     viewer      list, verify, stats, events, info, kv.get, kv.range, kv.watch
-    operator    and connect, disconnect, move, kv.put, kv.delete
+    operator    and connect, disconnect, move, attend, kv.put, kv.delete
     admin       and everything else
 
 A peer without a role gets `forbidden` with a reason: turned away at the door it would hear nothing and wait.
@@ -38,6 +38,7 @@ NEEDED = {
     "kv.get": VIEWER,
     "kv.range": VIEWER,
     "kv.watch": VIEWER,
+    "attend": OPERATOR,  # it can delay what others ask for
     "kv.put": OPERATOR,
     "kv.delete": OPERATOR,
 }

@@ -7,17 +7,57 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from fastnl_engine.northbound.ligato import keys
 
 ENDPOINT = "ipc:///run/fastnl/engine.sock"
 EVENTS = "ipc:///run/fastnl/events.sock"
 STATE_DIR = "/var/lib/fastnl"
 
-CHOICES = {"log_level": ("debug", "info", "warning", "error"), "resync": ("adopt", "recreate")}
+CHOICES = {
+    "log_level": ("debug", "info", "warning", "error"),
+    "resync": ("adopt", "recreate"),
+    "store": ("", "etcd", "embedded"),
+}
+LEAST = {"queue": 1, "status_lease": 5, "statistics": 0}
+T = TypeVar("T", "Config", "Ligato")
 
 
 class ConfigError(Exception):
     """A setting that is not known or not possible; the message names it and where it was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ligato:
+    """The table [ligato]: configuration as keys and values, see docs/ligato.md.
+
+    store           where it is: "etcd", "embedded" (a file in state_dir), or "" for nowhere
+    endpoints       of etcd: HOST:PORT, http://HOST:PORT or https://HOST:PORT of its members
+    label           the microservice label: keys begin with /vnf-agent/<label>/
+    ca, cert, key   files for TLS: who signs etcd's certificates, and our own
+    user            for etcd, with the password in `password_file`
+    create_missing  make a named namespace that is not there, and remove it with its last user
+    adopt_ligato    take over interfaces that a Ligato agent of this label made
+    status_lease    seconds after which a status vanishes from etcd when the engine does
+    statistics      seconds between counters in status and events; 0: never
+    """
+
+    store: str = ""
+    endpoints: list[str] = field(default_factory=lambda: ["127.0.0.1:2379"])
+    label: str = "vpp1"
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    user: str = ""
+    password_file: str = ""
+    create_missing: bool = False
+    adopt_ligato: bool = False
+    status_lease: int = 30
+    statistics: int = 30
+
+    def __bool__(self) -> bool:
+        return bool(self.store)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +78,10 @@ class Config:
     tcp, tcp_events    where jobs are taken and events are published over TCP, for peers with a key; "" for nowhere
     curve_secret       file with the engine's secret key, see fastnl_engine.curve; TCP needs it
     file_prefixes      folders that `file:` references may lead into; none given: anywhere
+    docker             Docker's Unix socket, for `microservice:` references; "": they are not followed
+    microservice_label name of the Docker label that makes a container a microservice
+    ligato             configuration as keys and values
+    nsm                where the mesh's API is served, see docs/nsm.md; "" for nowhere
     """
 
     endpoint: str = ENDPOINT
@@ -56,6 +100,10 @@ class Config:
     tcp_events: str = ""
     curve_secret: str = ""
     file_prefixes: list[str] = field(default_factory=list)
+    docker: str = ""
+    microservice_label: str = "fastnl.microservice"
+    ligato: Ligato = field(default_factory=Ligato)
+    nsm: str = ""
 
     @property
     def state_file(self) -> Path:
@@ -67,11 +115,23 @@ def load(path: str | None, environ: Mapping[str, str], flags: Mapping[str, Any])
     config = Config()
     if path is not None:
         config = _apply(config, _read(path), path)
-    names = {f"FASTNL_{f.name.upper()}": f.name for f in fields(Config)}
-    config = _apply(config, {names[k]: v for k, v in environ.items() if k in names}, "the environment")
+    config = _apply(config, _of_environment(environ), "the environment")
     config = _apply(config, {k: v for k, v in flags.items() if v is not None}, "the command line")
     _check_transports(config)
+    _check_ligato(config.ligato)
     return config
+
+
+def _of_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for kind, prefix, taken in ((Config, "FASTNL_", settings), (Ligato, "FASTNL_LIGATO_", {})):
+        names = {prefix + f.name.upper(): f.name for f in fields(kind)}
+        taken |= {names[k]: v for k, v in environ.items() if k in names and names[k] != "ligato"}
+        if kind is Ligato:
+            if "MICROSERVICE_LABEL" in environ:  # Ligato's own
+                taken.setdefault("label", environ["MICROSERVICE_LABEL"])
+            settings["ligato"] = taken
+    return settings
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -82,19 +142,26 @@ def _read(path: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: {e}") from e
 
 
-def _apply(config: Config, values: Mapping[str, Any], where: str) -> Config:
-    known = {f.name: f.type for f in fields(Config)}
+def _apply(config: T, values: Mapping[str, Any], where: str, table: str = "") -> T:
+    known = {f.name: str(f.type) for f in fields(config)}
     changes = {}
     for name, value in values.items():
         if name not in known:
-            raise ConfigError(f"{where}: there is no setting {name!r}; known are {', '.join(known)}")
-        changes[name] = _typed(name, value, str(known[name]), where)
+            raise ConfigError(f"{where}: there is no setting {table + name!r}; known are {', '.join(known)}")
+        if known[name] == "Ligato":
+            if not isinstance(value, dict):
+                raise ConfigError(f"{where}: {name} must be a table, not {value!r}")
+            changes[name] = _apply(getattr(config, name), value, where, f"{name}.")
+        else:
+            changes[name] = _typed(table + name, value, known[name], where)
     new = replace(config, **changes)
     for name, possible in CHOICES.items():
-        if getattr(new, name) not in possible:
-            raise ConfigError(f"{where}: {name} {getattr(new, name)!r} is none of {', '.join(possible)}")
-    if new.queue < 1:
-        raise ConfigError(f"{where}: queue must be at least 1")
+        if name in known and getattr(new, name) not in possible:
+            choices = ", ".join(choice or '""' for choice in possible)
+            raise ConfigError(f"{where}: {table + name} {getattr(new, name)!r} is none of {choices}")
+    for name, least in LEAST.items():
+        if name in known and getattr(new, name) < least:
+            raise ConfigError(f"{where}: {table + name} must be at least {least}")
     return new
 
 
@@ -115,6 +182,18 @@ def _check_transports(config: Config) -> None:
             raise ConfigError(f"{keyed} needs curve_secret, the file of a secret key; `fastnl keys` makes one")
 
 
+def _check_ligato(ligato: Ligato) -> None:
+    try:
+        keys.prefix(ligato.label)
+    except ValueError as e:
+        raise ConfigError(f"ligato.label: {e}") from None
+    if not ligato.endpoints:
+        raise ConfigError("ligato.endpoints is empty; etcd needs one")
+    for one, other in (("cert", "key"), ("key", "cert"), ("user", "password_file"), ("password_file", "user")):
+        if getattr(ligato, one) and not getattr(ligato, other):
+            raise ConfigError(f"ligato.{one} needs ligato.{other}")
+
+
 def _typed(name: str, value: Any, kind: str, where: str) -> Any:
     if kind == "bool" and isinstance(value, str):
         if value.lower() in ("1", "true", "yes", "on"):
@@ -125,7 +204,8 @@ def _typed(name: str, value: Any, kind: str, where: str) -> Any:
         return int(value)
     elif kind.startswith("list"):
         if isinstance(value, str):  # of the environment, as PATH is written
-            value = [part for part in value.split(":") if part]
+            separator = "," if name == "ligato.endpoints" else ":"
+            value = [part for part in value.split(separator) if part]
         if _is_list_of_text(value):
             return value
     elif kind.startswith("dict"):

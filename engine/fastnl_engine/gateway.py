@@ -33,6 +33,8 @@ from fastnl_engine.kv.base import KV
 from fastnl_engine.kv_requests import KvRequests
 from fastnl_engine.listeners import Listeners
 from fastnl_engine.metrics import Http
+from fastnl_engine.northbound.dependents import Attendance, Step, TooManyConsumers
+from fastnl_engine.northbound.grounds import Grounds
 from fastnl_engine.peers import Peer, Peers
 from fastnl_engine.planner import Job
 from fastnl_engine.queries import Lane, Queries, Question
@@ -100,6 +102,9 @@ class Gateway:
         # what is known is told at once, though somebody else may be having the kernel read
         self._memory, self._kernel = (Lane(name, self._answered) for name in ("memory", "queries"))
         self.kv: KvRequests | None = None
+        self.attendance = Attendance(time.monotonic, on_late=_too_slow)
+        self.grounds = Grounds(self.engine, self.attendance)
+        self._attending: dict[Ticket, None] = {}
 
     # -- sockets -------------------------------------------------------------------------------------
 
@@ -191,13 +196,17 @@ class Gateway:
         self.engine.tell("serving")
         while not self._stopping:
             self.each_turn()
-            due = min(1.0, namespaces.timeout, self.engine.backoff.timeout, self.peers.timeout)
+            due = min(
+                1.0, namespaces.timeout, self.engine.backoff.timeout, self.peers.timeout, self.attendance.timeout
+            )  # fmt: skip
             ready = poller.poll(int(1000 * due) + 1)
             if (self._door.socket, zmq.POLLIN) in ready:
                 self._door.turn()
             self._take_requests()
             namespaces.turn((namespaces.fileno(), zmq.POLLIN) in ready)
             self.engine.turn()
+            self.grounds.turn()
+            self.attendance.turn()
             self._send_answers()
             self.requests.flush()
         self._finish()
@@ -216,7 +225,7 @@ class Gateway:
             if self.engine.idle and not any(router.poll(0) for router in self._routers):
                 break
             time.sleep(0.001)
-        for ticket in self._stop_lanes():
+        for ticket in (*self._stop_lanes(), *self._attending):
             self._answered(ticket, wire.refuse(wire.ProtocolError(error["code"], error["message"], ticket.id)))
         self._send_answers()
 
@@ -298,6 +307,8 @@ class Gateway:
             case wire.Verify() | wire.Stats():
                 self._wait_in(self._kernel, ticket, LANE)
                 self._kernel.put(ticket, self.queries.prepare(request))
+            case wire.Attend():
+                self._attend(ticket, request)
             case wire.Kv():
                 if self.kv is None:
                     raise wire.ProtocolError(
@@ -307,6 +318,26 @@ class Gateway:
                 question = self.kv.prepare(request)
                 self._wait_in(self.kv, ticket, KEYS)
                 self.kv.put(ticket, question)
+
+    def _attend(self, ticket: Ticket, request: wire.Attend) -> None:
+        """A long poll: answered from within a later turn, or right now."""
+
+        def answer(steps: list[Step], anew: bool) -> None:
+            self._attending.pop(ticket, None)
+            reply = wire.reply(ticket.id, [step.as_dict() for step in steps], anew=anew)
+            self.requests.done(ticket.asked, ticket.id, ())
+            self._answers.append((ticket, reply))
+
+        if request.leave:
+            self.attendance.leave(request.consumer)
+            answer([], False)
+            return
+        self._attending[ticket] = None
+        try:
+            self.attendance.attend(request.consumer, request.done, request.wait, answer)
+        except TooManyConsumers as e:
+            del self._attending[ticket]
+            raise wire.ProtocolError("busy", str(e), request.id) from None
 
     def _wait_in(self, lane: Lane | KvRequests, ticket: Ticket, most: int) -> None:
         if lane.waiting >= most:
@@ -377,6 +408,11 @@ class Gateway:
                 ticket.peer.questions -= 1
             self.peers.send(ticket.peer, ticket.route, reply)
         self.peers.turn()
+
+
+def _too_slow(consumer: str, ground: tuple[str, str]) -> None:
+    netns, ifname = ground
+    log.warning("consumer did not let go in time", consumer=consumer, netns=netns, ifname=ifname)
 
 
 def _told_of(frame: zmq.Frame, name: str) -> str:

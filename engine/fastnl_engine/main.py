@@ -26,7 +26,10 @@ from fastnl_engine.curve import KeyProblem
 from fastnl_engine.engine import Engine
 from fastnl_engine.gateway import Gateway, InUse, lock
 from fastnl_engine.instance import claim
+from fastnl_engine.kv.base import KVError
+from fastnl_engine.microservices import Containers
 from fastnl_engine.model import Record
+from fastnl_engine.northbound.port import Northbound
 from fastnl_engine.reload import Reload
 from fastnl_engine.resume import Resume
 from fastnl_engine.store.base import Intent, Outcome, Store, StoreError
@@ -44,6 +47,7 @@ log = structlog.get_logger()
 @click.option("--http", help="HOST:PORT for /metrics, /livez and /readyz.")
 @click.option("--durable/--no-durable", default=None, help="Wait for the disk before each reply (default: yes).")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default=None)
+@click.option("--nsm", help="unix:PATH or HOST:PORT for the API of a Network Service Mesh; or `default`.")
 @click.option("--flush", is_flag=True, help="Remove every interface and record of this instance, and end.")
 @click.version_option(fastnl.__version__)
 def main(config_file: str | None, flush: bool, **flags: Any) -> None:
@@ -63,7 +67,7 @@ def main(config_file: str | None, flush: bool, **flags: Any) -> None:
         run(config, read)
     except fastnl.InvalidValue as e:
         raise click.UsageError(str(e)) from None
-    except (InUse, StoreError, OSError, RoleError, KeyProblem, fastnl.FastnlError) as e:
+    except (InUse, StoreError, KVError, OSError, ImportError, RoleError, KeyProblem, fastnl.FastnlError) as e:
         log.error("cannot flush" if flush else "cannot start", reason=str(e))
         sys.exit(1)
 
@@ -86,6 +90,7 @@ def run(config: Config, read: Callable[[], Config]) -> None:
     # the default of 5 ms would make the kernel thread wait for the gateway's Python
     sys.setswitchinterval(0.0005)
     host, held, store = _own(config)
+    containers = held.enter_context(contextlib.closing(Containers(config)))
     records, intents = store.load()
 
     def make_engine(gateway: Gateway) -> Engine:
@@ -95,10 +100,14 @@ def run(config: Config, read: Callable[[], Config]) -> None:
     gateway = Gateway(config, make_engine)
     gateway.each_turn, reload.wake = reload.turn, gateway.engine.pipeline.wake
     audit = Audit(host, gateway.engine.ledger, gateway.engine.broken)
+    containers.engine = gateway.engine
+    northbound = forwarder = None
     try:
         _resume(gateway.engine, store, records, intents, recreate=config.resync == "recreate")
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, lambda *_: gateway.stop())
+        northbound = _configured(config, gateway)
+        forwarder = _forwarder(config, gateway)
         log.info("serving", endpoint=config.endpoint)
         audit.set_pace(config.audit)
         gateway.serve()
@@ -107,15 +116,40 @@ def run(config: Config, read: Callable[[], Config]) -> None:
             signal.signal(signum, signal.SIG_IGN)  # it is stopping as it is
         audit.stop()
         gateway.close()
+        if forwarder is not None:
+            forwarder.stop()
+        if northbound is not None:
+            northbound.stop()  # after the gateway, whose clients use its store
     store.close()
     held.close()
     log.info("stopped")
 
 
+def _configured(config: Config, gateway: Gateway) -> Northbound | None:
+    """What brings configuration in, if that is wanted.  Raises KVError."""
+    if not config.ligato:
+        return None
+    from fastnl_engine.northbound.ligato.start import start
+
+    return start(config, gateway.engine, gateway.offer_keys, gateway.grounds)
+
+
+def _forwarder(config: Config, gateway: Gateway) -> Northbound | None:
+    """What serves a Network Service Mesh, if that is wanted.  Raises SettingsError, OSError, ImportError."""
+    if not config.nsm:
+        return None
+    try:
+        from fastnl_engine.adapters.nsm import settings
+        from fastnl_engine.adapters.nsm.start import start
+    except ImportError as e:
+        raise ImportError(f"nsm needs grpcio and protobuf ({e}); install them with: pip install 'fastnl[nsm]'") from e
+    return start(settings.read(config.nsm, os.environ), gateway.engine)
+
+
 def run_flush(config: Config) -> bool:
     """Removes everything of the instance; whether nothing was left.  Raises what `run` does."""
     host, held, store = _own(config)
-    with held, contextlib.closing(store):
+    with held, contextlib.closing(Containers(config)), contextlib.closing(store):
         return flushing.flush(host, store)
 
 

@@ -23,6 +23,9 @@ from prometheus_client.samples import Sample
 SECONDS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
+AT_A_TIME = 32  # connections over HTTP; beyond, they are closed: each has a thread and a descriptor of the engine's
+SAYS_NOTHING = 5.0  # seconds until who connects and does not ask is hung up on
+
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, that nobody asks for
 
 
@@ -107,6 +110,8 @@ class Http:
         ready: Callable[[], str], alive: Callable[[], str],
     ) -> None:  # fmt: skip
         class Handler(BaseHTTPRequestHandler):
+            timeout = SAYS_NOTHING
+
             def do_GET(self) -> None:
                 path = self.path.partition("?")[0]
                 if path == "/metrics":
@@ -131,6 +136,27 @@ class Http:
         class Server(ThreadingHTTPServer):
             address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
             daemon_threads = True
+            request_queue_size = AT_A_TIME
+            room = threading.BoundedSemaphore(AT_A_TIME)
+
+            def process_request(self, request: Any, client_address: Any) -> None:
+                if not self.room.acquire(blocking=False):
+                    self.shutdown_request(request)
+                    return
+                try:
+                    super().process_request(request, client_address)
+                except BaseException:  # no thread to be had
+                    self.room.release()
+                    raise
+
+            def process_request_thread(self, request: Any, client_address: Any) -> None:
+                try:
+                    super().process_request_thread(request, client_address)
+                finally:
+                    self.room.release()
+
+            def handle_error(self, *_: object) -> None:
+                """Who asks and goes before the answer is no news either."""
 
         self._server = Server(address, Handler)
         self.address = self._server.server_address

@@ -116,7 +116,15 @@ class Kv(msgspec.Struct, kw_only=True):
     wait: Annotated[float, msgspec.Meta(ge=0, le=MAX_WAIT)] = 30.0
 
 
-Request = Connect | Disconnect | Move | List | Verify | Stats | EventsSince | Info | Kv
+class Attend(msgspec.Struct, kw_only=True):
+    id: Any = None
+    consumer: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID)]
+    done: Annotated[list[int], msgspec.Meta(max_length=MAX_ITEMS)] | None = None
+    wait: Annotated[float, msgspec.Meta(ge=0, le=MAX_WAIT)] = 30.0
+    leave: bool = False
+
+
+Request = Connect | Disconnect | Move | List | Verify | Stats | EventsSince | Info | Kv | Attend
 
 OPS: dict[str, type[Request]] = {
     "connect": Connect,
@@ -128,6 +136,7 @@ OPS: dict[str, type[Request]] = {
     "events": EventsSince,
     "info": Info,
     "kv": Kv,
+    "attend": Attend,
 }
 NAMES = {kind: op for op, kind in OPS.items()}
 _decoders = {op: msgspec.msgpack.Decoder(kind) for op, kind in OPS.items()}

@@ -73,6 +73,7 @@ def test_filters_are_those_of_list(run: Run, wired: None) -> None:
 
 def test_the_ending_of_the_file_chooses_the_format(run: Run, wired: None, tmp_path: Path) -> None:
     beginnings = {"x.svg": "<?xml", "x.html": "<!DOCTYPE html>", "x.dot": "graph fastnl {", "x.mmd": "graph LR"}
+    beginnings["x.mermaid"] = "graph LR"
     for file, beginning in beginnings.items():
         done = run("-o", tmp_path / file)
         assert (tmp_path / file).read_text().startswith(beginning)

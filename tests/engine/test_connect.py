@@ -79,7 +79,7 @@ def test_pyroute2_sees_the_same(client, blue, red, c1):
         assert (address.get_attr("IFA_LOCAL"), address["prefixlen"]) == ("10.0.0.1", 24)
     one(client.disconnect(["c1"]))
     with pyroute2.NetNS(blue) as ns:
-        assert ns.get_links(ifname="e0") == ()
+        assert list(ns.get_links(ifname="e0")) == []  # a tuple, or in older releases a list
 
 
 def test_everything_that_an_end_can_have_is_there(client, blue, red):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import socket
 import subprocess
@@ -43,6 +44,44 @@ def test_over_ipv6(make_engine: Callable[..., EngineProcess]) -> None:
     make_engine("--http", address).start()
     found = series(address)
     assert any(name.startswith("fastnl_info{") for name in found)
+
+
+def test_who_connects_and_does_not_ask_takes_neither_threads_nor_descriptors(
+    measured: tuple[EngineProcess, str],
+) -> None:
+    engine, address = measured
+    host, _, port = address.rpartition(":")
+    before = threads(engine), descriptors(engine)
+    silent = [socket.create_connection((host, int(port)), timeout=PATIENCE) for _ in range(200)]
+    # those beyond the bound are hung up on, one after the other
+    assert eventually(lambda: sum(hung_up(s) for s in silent) >= 150, PATIENCE)
+    assert threads(engine) <= before[0] + 50 and descriptors(engine) <= before[1] + 60
+    assert engine.client().info()["ok"]
+    # the others when they have said nothing for a while; then there is room again
+    assert eventually(lambda: all(hung_up(s) for s in silent), PATIENCE)
+    assert eventually(lambda: (threads(engine), descriptors(engine) <= before[1] + 5) == (before[0], True), PATIENCE)
+    assert series(address)
+    for s in silent:
+        s.close()
+    assert "Traceback" not in engine.log
+
+
+def hung_up(s: socket.socket) -> bool:
+    s.setblocking(False)
+    try:
+        return s.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
+def threads(engine: EngineProcess) -> int:
+    return len(os.listdir(f"/proc/{engine.pid}/task"))
+
+
+def descriptors(engine: EngineProcess) -> int:
+    return len(os.listdir(f"/proc/{engine.pid}/fd"))
 
 
 def test_no_series_tells_when_it_began(measured: tuple[EngineProcess, str]) -> None:

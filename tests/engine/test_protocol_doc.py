@@ -142,17 +142,17 @@ def traffic(engine: EngineProcess) -> Iterator[None]:
         thread.join(PATIENCE)
 
 
-def test_every_example_does_what_the_page_says(make_engine, netns: Namespaces):
+def test_every_example_does_what_the_page_says(make_keys_engine, netns: Namespaces):
     for name in ("blue", "red", "green"):
         netns.make(name)
-    engine = make_engine(instance="default").start()
+    engine = make_keys_engine(instance="default").start()
     reader = Reader(engine, engine.raw())
     try:
         read(reader, engine)
     finally:
         reader.events.close()
     assert not reader.waiting
-    assert reader.done["json request"] >= 14 and reader.done["python"] == 5 and reader.done["output"] == 4
+    assert reader.done["json request"] >= 14 and reader.done["python"] == 6 and reader.done["output"] == 5
 
 
 def read(reader: Reader, engine: EngineProcess) -> None:

@@ -122,10 +122,10 @@ def test_an_asyncio_client_has_keys_too(engine, keys):
 
 
 def test_the_command_line_takes_keys_as_flags_and_from_the_environment(engine, keys):
-    def fastnl(*args: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
+    def fastnl(*args: str, code: int | None = 0, **env: str) -> subprocess.CompletedProcess[str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("FASTNL_")}
         done = subprocess.run([*FASTNL, *args], capture_output=True, text=True, check=False, env=clean | env)
-        assert done.returncode == code, done.stdout + done.stderr
+        assert code is None or done.returncode == code, done.stdout + done.stderr
         return done
 
     flags = ["--server-key", keys.public["engine"], "--key", keys.file("op")]
@@ -133,6 +133,12 @@ def test_the_command_line_takes_keys_as_flags_and_from_the_environment(engine, k
     env = {"FASTNL_ENDPOINT": JOBS, "FASTNL_SERVER_KEY": keys.public["engine"], "FASTNL_KEY": keys.file("viewer")}
     assert json.loads(fastnl("list", "--json", **env).stdout) == []
     assert "forbidden" in fastnl("disconnect", "x", code=1, **env).stderr
+    # the way to it is no setting of an engine that could be here
+    found = {check["name"]: check for check in json.loads(fastnl("doctor", "--json", code=None, **env).stdout)}
+    assert found["engine"]["status"] == "ok" and found["endpoint"]["found"].startswith("/run/fastnl")
+    assert "does not know it" in fastnl("doctor", "x", code=1, **env).stdout
+    far = fastnl("doctor", "x", "--endpoint", JOBS, "--json", *flags, code=1)
+    assert json.loads(far.stdout)[0]["found"] == "the engine does not know it"
     assert "FASTNL_KEY" in fastnl("list", "--endpoint", JOBS, code=2).stderr
     wrong = env | {"FASTNL_KEY": keys.file("stranger")}
     assert "does it know your key" in fastnl("list", "--timeout", "1", code=2, **wrong).stderr

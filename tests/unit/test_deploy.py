@@ -17,7 +17,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 import fastnl
 from fastnl_engine.cli.checks_host import NEEDED, WANTED
-from fastnl_engine.config import Config, load
+from fastnl_engine.config import Config, Ligato, load
 from fastnl_engine.main import main
 from fastnl_engine.metrics import Metrics
 
@@ -112,12 +112,15 @@ def test_the_sample_of_settings_is_read(monkeypatch):
 
 
 def test_the_sample_shows_every_setting_with_its_default(tmp_path):
-    text = (DEPLOY / "systemd" / "engine.toml").read_text()
-    shown = dict(re.findall(r"^# (\w+) = (.*?)(?:[ ]+#.*)?$", text, re.MULTILINE))
-    assert set(shown) - {"viewer"} == set(SETTINGS) - {"roles"}
+    text, _, table = (DEPLOY / "systemd" / "engine.toml").read_text().partition("# [ligato]\n")
+    shown, ligato = (dict(re.findall(r"^# (\w+) = (.*?)(?:[ ]+#.*)?$", t, re.MULTILINE)) for t in (text, table))
+    assert set(shown) - {"viewer"} == set(SETTINGS) - {"roles", "ligato"}
+    assert set(ligato) == {f.name for f in fields(Ligato)}
     examples = ("http", "tcp", "tcp_events", "curve_secret")  # off unless given
     file = tmp_path / "engine.toml"
     file.write_text("\n".join(f"{k} = {v}" for k, v in shown.items() if k in SETTINGS and k not in examples))
+    with file.open("a") as f:
+        f.write("\n[ligato]\n" + "\n".join(f"{k} = {v}" for k, v in ligato.items()))
     assert load(str(file), {}, {}) == Config()
     file.write_text("\n".join(f"{k} = {v}" for k, v in shown.items() if k in examples))
     load(str(file), {}, {})
@@ -128,6 +131,7 @@ def test_the_guide_tells_of_every_setting_with_its_default():
     for line in (ROOT / "docs" / "operations.md").read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) == 4 and cells[0].strip("`") in SETTINGS:
+            assert cells[0].strip("`") not in rows
             rows[cells[0].strip("`")] = cells
     assert set(rows) == set(SETTINGS)
     flags = {option.name: option for option in main.params}
@@ -138,6 +142,20 @@ def test_the_guide_tells_of_every_setting_with_its_default():
         assert what
         assert (f"FASTNL_{name.upper()}" in how) == (name != "roles"), name
         assert (f"`--{name.replace('_', '-')}`" in how) == (name in flags), name
+
+
+def test_the_guide_tells_of_every_setting_of_the_table_with_its_default():
+    text = (ROOT / "docs" / "operations.md").read_text()
+    table = text.partition("| of `[ligato]` |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \|", table, re.MULTILINE)
+    told = {name: default for names, default in rows for name in re.findall(r"`(\w+)`", names)}
+    assert set(told) == {f.name for f in fields(Ligato)}
+    for name, default in told.items():
+        value = getattr(Ligato(), name)
+        if isinstance(value, list):
+            value = ",".join(value)
+        wanted = str(value).lower() if isinstance(value, bool) else value
+        assert (f"`{wanted}`" if wanted != "" else "none") == default, name
 
 
 # -- systemd -----------------------------------------------------------------------------------------
