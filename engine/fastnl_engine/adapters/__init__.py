@@ -1,0 +1,1 @@
+"""Faces that other systems know, in front of the engine."""

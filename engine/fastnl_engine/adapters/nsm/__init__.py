@@ -1,0 +1,14 @@
+"""The forwarder of a Network Service Mesh: both generations of its gRPC API in front of the engine.
+
+pb          messages and services, generated
+translate   from what the mesh asks for to the engine's connections; pure
+inodes      which process or name a namespace's number belongs to
+plane       connections of one generation: one at a time for each id, and what becomes of them
+monitor     streams of events
+legacy      first generation: Forwarder, MechanismsMonitor, MonitorCrossConnect, and its manager
+modern      later generation: NetworkService, MonitorConnection, and its registry
+settings    the environment that deployments of the mesh set
+start       all of it on a thread with a loop of its own
+"""
+
+import fastnl_engine.kv  # noqa: F401  says how grpc is to be set up, which must come before its import

@@ -1,0 +1,41 @@
+"""Streams of events: what is there at first, then what changes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from typing import Generic, TypeVar
+
+from fastnl_engine.adapters.nsm.errors import Refused
+
+WAITING = 1024  # events that a subscriber may be behind
+
+E = TypeVar("E")
+
+
+class Feed(Generic[E]):
+    """For one loop.  Nobody waits for a subscriber."""
+
+    def __init__(self) -> None:
+        self._queues: set[asyncio.Queue[E | None]] = set()
+
+    def publish(self, event: E) -> None:
+        for queue in list(self._queues):
+            if queue.qsize() >= WAITING:
+                # it begins anew with all that is there, which is less than what it has missed
+                self._queues.discard(queue)
+                queue.put_nowait(None)
+            else:
+                queue.put_nowait(event)
+
+    async def subscribe(self, initial: Callable[[], E]) -> AsyncGenerator[E, None]:
+        """`initial()`, then every event since.  Raises Refused when it is read too slowly."""
+        queue: asyncio.Queue[E | None] = asyncio.Queue()
+        self._queues.add(queue)
+        try:
+            yield initial()
+            while (event := await queue.get()) is not None:
+                yield event
+            raise Refused({"code": "slow", "message": f"{WAITING} events were not read; subscribe again"})
+        finally:
+            self._queues.discard(queue)

@@ -1,0 +1,134 @@
+"""Forwarders as processes, with the real gRPC API.
+
+make_forwarder   starts engines that serve the mesh, each with a folder of its own
+forwarder        one that is running
+blue, red        namespaces
+hosts            namespaces with a network between them
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastnl.testing import Census, Namespaces, eventually, ip_json
+from fastnl_engine.adapters.nsm.testing import Forwarder
+from fastnl_engine.testing import PATIENCE, EngineProcess
+
+HERE = Path(__file__).parent
+KERNEL_PATIENCE = 5
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE) and {"make_forwarder", "netns"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.kernel)
+            if os.geteuid() != 0:
+                item.add_marker(pytest.mark.skip(reason="makes real interfaces, which needs root"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """As everywhere, but for threads and descriptors: gRPC has some of its own in the process of the tests."""
+    if request.node.get_closest_marker("kernel") is None:
+        yield
+        return
+
+    def take() -> Census:
+        return dataclasses.replace(Census.take(), fds=frozenset(), threads=frozenset())
+
+    before = take()
+    yield
+    left: list[str] = []
+
+    def clean() -> bool:
+        left[:] = take().difference(before)
+        return not left
+
+    if not eventually(clean, KERNEL_PATIENCE):
+        pytest.fail("left behind:\n  " + "\n  ".join(left), pytrace=False)
+
+
+class ForwarderProcess(EngineProcess):
+    """An engine that serves the mesh at `target`."""
+
+    def __init__(self, folder: Path, *flags: str, **more: object) -> None:
+        self.target = f"unix:{folder}/nsm.sock"
+        super().__init__(folder, "--nsm", self.target, *flags, **more)
+        self._faces: list[Forwarder] = []
+
+    def face(self) -> Forwarder:
+        """A client that `close` closes; calls wait until the forwarder serves."""
+        self._faces.append(Forwarder(self.target))
+        return self._faces[-1]
+
+    def hang_up(self) -> None:
+        for face in self._faces:
+            face.channel.close()
+        self._faces.clear()
+        super().hang_up()
+
+    def start(self) -> ForwarderProcess:
+        super().start()
+        mesh = "forwarding for the mesh"
+        assert eventually(lambda: mesh in self.log.rpartition("event=serving")[2], PATIENCE), self.log
+        return self
+
+
+@pytest.fixture
+def make_forwarder(nothing_left: None) -> Iterator[Callable[..., ForwarderProcess]]:
+    folder = Path(tempfile.mkdtemp(prefix="fastnl-"))  # with a short path, for the sockets
+    made: list[ForwarderProcess] = []
+
+    def make(*flags: str, **more: object) -> ForwarderProcess:
+        place = folder / str(len(made))
+        place.mkdir()
+        made.append(ForwarderProcess(place, *flags, **more))
+        return made[-1]
+
+    yield make
+    for forwarder in made:
+        forwarder.close()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def forwarder(make_forwarder: Callable[..., ForwarderProcess]) -> ForwarderProcess:
+    return make_forwarder().start()
+
+
+@pytest.fixture
+def blue(netns: Namespaces) -> str:
+    return netns.make("blue")
+
+
+@pytest.fixture
+def red(netns: Namespaces) -> str:
+    return netns.make("red")
+
+
+@pytest.fixture
+def hosts(netns: Namespaces) -> dict[str, str]:
+    """Namespaces that stand for hosts, and their addresses in the network between them."""
+    hosts = {netns.make("host1"): "192.0.2.1", netns.make("host2"): "192.0.2.2"}
+    between = ["name", "under", "netns", "host1", "type", "veth", "peer", "name", "under", "netns", "host2"]
+    subprocess.run(["ip", "link", "add", *between], check=True)
+    for host, address in hosts.items():
+        subprocess.run(["ip", "-n", host, "addr", "add", f"{address}/24", "dev", "under"], check=True)
+        for ifname in ("lo", "under"):
+            subprocess.run(["ip", "-n", host, "link", "set", ifname, "up"], check=True)
+    return hosts
+
+
+@pytest.fixture
+def links() -> Callable[[str], dict[str, dict[str, Any]]]:
+    """The interfaces of a namespace as `ip` sees them, by name."""
+    return lambda netns: {row["ifname"]: row for row in ip_json(netns, "link", "show")}

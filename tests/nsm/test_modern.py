@@ -1,0 +1,321 @@
+"""The later generation's API, over real gRPC, on the real kernel, with a manager and endpoint that stand in."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import grpc
+import pytest
+
+from fastnl.testing import eventually, ip_json, nsenter, ping
+from fastnl_engine.adapters.nsm import settings
+from fastnl_engine.adapters.nsm.errors import Refused
+from fastnl_engine.adapters.nsm.inodes import Inodes, inode_of
+from fastnl_engine.adapters.nsm.modern import Modern
+from fastnl_engine.adapters.nsm.pb import connection_pb2
+from fastnl_engine.adapters.nsm.pb.connection_pb2 import Connection, MonitorScopeSelector, PathSegment
+from fastnl_engine.adapters.nsm.testing import Events, Forwarder, Manager, addresses, kernel, request, vxlan
+
+LONG = 30  # seconds that a call has
+ADDRESSES = ("172.16.1.1/32", "172.16.1.2/32")
+
+
+def url(name):
+    return f"inode://4/{inode_of(f'name:{name}')}"
+
+
+def wish(netns="blue", name="nsm0"):
+    return kernel(name, url(netns), generation=2)
+
+
+@pytest.fixture
+def manager(tmp_path):
+    with Manager(f"unix:{tmp_path}/manager.sock") as manager:
+        yield manager
+
+
+@pytest.fixture
+def forwarder(make_forwarder, manager, red):
+    manager.endpoint, manager.context = kernel("nse0", url(red), generation=2), addresses(*ADDRESSES)
+    forwarder = make_forwarder(env={"NSM_CONNECT_TO": manager.address.replace("unix:", "unix://"), "NSM_NAME": "fwd"})
+    return forwarder.start()
+
+
+def test_a_pair_between_client_and_endpoint(forwarder, manager, blue, red, links):
+    nsm, asked = forwarder.face(), request("c1", wish())
+    made = nsm.service.Request(asked, timeout=LONG)
+    assert ping(blue, "172.16.1.2") and ping(red, "172.16.1.1")
+    # what the client gets is its own connection, with the whole way
+    assert (made.id, made.path.index, made.mechanism) == ("c1", 0, wish())
+    assert [s.name for s in made.path.path_segments] == ["client", "fwd", "manager"]
+    assert list(made.context.ip_context.dst_ip_addrs) == ["172.16.1.2/32"]
+    assert made.network_service_endpoint_name == "endpoint"
+    [asked_of_manager] = manager.asked
+    assert asked_of_manager.id == made.path.path_segments[1].id
+    routes = ip_json(blue, "route", "show")
+    assert [(r["dst"], r["dev"], r["scope"]) for r in routes] == [("172.16.1.2", "nsm0", "link")]
+
+    # a refresh changes nothing
+    index = links(blue)["nsm0"]["ifindex"]
+    refresh = request("c1", wish())
+    refresh.connection.CopyFrom(made)
+    assert nsm.service.Request(refresh, timeout=LONG) == made
+    assert links(blue)["nsm0"]["ifindex"] == index
+
+    nsm.service.Close(made, timeout=LONG)
+    assert set(links(blue)) == set(links(red)) == {"lo"}
+    assert [c.id for c in manager.closed] == [made.path.path_segments[1].id]
+    nsm.service.Close(made, timeout=LONG)
+
+
+def test_everything_that_a_context_says(forwarder, manager, blue, red, links):
+    manager.context = addresses(
+        ["10.0.0.1/24", "fd00::1/64"], ["10.0.0.2/24", "fd00::2/64"],
+        src_routes=[{"prefix": "10.9.0.0/16"}, {"prefix": "10.8.0.0/16", "next_hop": "10.0.0.7"},
+                    {"prefix": "10.0.0.64/26"}, {"prefix": "fd09::/48"}],
+        dst_routes=[{"prefix": "10.7.0.0/16"}],
+    )  # fmt: skip
+    manager.context.mtu = 1400
+    forwarder.face().service.Request(request("c1", wish()), timeout=LONG)
+    assert ping(blue, "10.0.0.2") and ping(blue, "fd00::2")
+    routes = {r["dst"]: (r.get("gateway"), r.get("flags", [])) for r in ip_json(blue, "route", "show")}
+    assert routes == {
+        "10.0.0.0/24": (None, []), "10.9.0.0/16": ("10.0.0.2", ["onlink"]),
+        "10.8.0.0/16": ("10.0.0.7", ["onlink"]), "10.0.0.64/26": (None, []),
+    }  # fmt: skip
+    v6 = {r["dst"]: r.get("gateway") for r in ip_json(blue, "-6", "route", "show", "dev", "nsm0")}
+    assert v6["fd09::/48"] == "fd00::2"
+    assert "10.7.0.0/16" in {r["dst"] for r in ip_json(red, "route", "show")}
+    assert links(blue)["nsm0"]["mtu"] == links(red)["nse0"]["mtu"] == 1400
+
+
+def test_a_client_that_names_no_interface(forwarder, blue, links):
+    made = forwarder.face().service.Request(request("c1", kernel("", url(blue), generation=2)), timeout=LONG)
+    name = made.mechanism.parameters["name"]
+    assert len(name) == 15 and name in links(blue)
+
+
+def test_expiry_and_refresh(forwarder, manager, blue, red, links):
+    nsm = forwarder.face()
+    made = nsm.service.Request(request("short", wish(), lifetime=1.5), timeout=LONG)
+    with Events(nsm.monitor.MonitorConnections(MonitorScopeSelector())) as events:
+        events.next()
+        # refreshed, it lives on
+        nsm.service.Request(request("short", wish(), lifetime=3), timeout=LONG)
+        assert events.next().type == connection_pb2.UPDATE
+        time.sleep(1.7)
+        assert "nsm0" in links(blue)
+        assert events.next().type == connection_pb2.DELETE
+    assert set(links(blue)) == set(links(red)) == {"lo"}
+    assert len(manager.closed) == 1 and made.id == "short"
+    with pytest.raises(grpc.RpcError) as caught:
+        nsm.service.Request(request("late", wish(), lifetime=-1), timeout=LONG)
+    assert caught.value.details().startswith("expired: ")
+
+
+def test_reselect_goes_another_way(forwarder, manager, netns, blue, red, links):
+    nsm = forwarder.face()
+    made = nsm.service.Request(request("c1", wish()), timeout=LONG)
+    manager.endpoint = kernel("nse0", url(netns.make("green")), generation=2)
+    again = request("c1", wish())
+    again.connection.CopyFrom(made)
+    again.connection.state = connection_pb2.RESELECT_REQUESTED
+    made = nsm.service.Request(again, timeout=LONG)
+    assert made.state == connection_pb2.UP and len(manager.closed) == 1
+    assert ping(blue, "172.16.1.2") and "nse0" in links("green") and set(links(red)) == {"lo"}
+
+
+def test_monitors_with_selectors(forwarder, manager, netns, blue):
+    netns.make("green")
+    nsm = forwarder.face()
+    made = nsm.service.Request(request("c1", wish()), timeout=LONG)
+    ours = made.path.path_segments[1].id
+
+    def sees(**selector):
+        with Events(nsm.monitor.MonitorConnections(MonitorScopeSelector(**selector))) as events:
+            event = events.next()
+            assert event.type == connection_pb2.INITIAL_STATE_TRANSFER
+            return set(event.connections)
+
+    assert sees() == {ours}
+    assert sees(path_segments=[PathSegment(name="client")]) == {ours}
+    assert sees(path_segments=[PathSegment(id="c1"), PathSegment(name="fwd")]) == {ours}
+    assert sees(path_segments=[PathSegment(name="fwd"), PathSegment()]) == {ours}
+    assert sees(path_segments=[PathSegment(name="fwd"), PathSegment(id="c1")]) == set()
+    assert sees(path_segments=[PathSegment()] * 4) == set()
+    assert sees(network_services=["icmp-responder"]) == {ours} and sees(network_services=["x"]) == set()
+    manager.endpoint = kernel("nse1", url("green"), generation=2)
+    with Events(nsm.monitor.MonitorConnections(MonitorScopeSelector(path_segments=[PathSegment(id="c1")]))) as events:
+        events.next()
+        manager.context = addresses("172.16.2.1/32", "172.16.2.2/32")
+        nsm.service.Request(request("c2", wish(name="nsm1")), timeout=LONG)
+        netns.let_go("red")
+        event = events.next()
+        assert (event.type, event.connections[ours].state) == (connection_pb2.UPDATE, connection_pb2.DOWN)
+
+
+def test_a_restart_heals_and_still_closes_what_expires(forwarder, manager, blue, red, links):
+    made = forwarder.face().service.Request(request("c1", wish()), timeout=LONG)
+    index = links(blue)["nsm0"]["ifindex"]
+    forwarder.hang_up()
+    forwarder.kill()
+    forwarder.start().resumed()
+    again = forwarder.face().service.Request(request("c1", wish(), lifetime=4), timeout=LONG)
+    assert [s.id for s in again.path.path_segments] == [s.id for s in made.path.path_segments]
+    assert links(blue)["nsm0"]["ifindex"] == index and ping(blue, "172.16.1.2")
+    forwarder.hang_up()
+    forwarder.kill()
+    forwarder.start()
+    assert eventually(lambda: set(links(blue)) == set(links(red)) == {"lo"}, LONG)
+    assert eventually(lambda: len(manager.closed) == 1)
+
+
+def test_a_connection_between_hosts(make_forwarder, hosts, tmp_path, blue, red, links):
+    faces, managers, forwarders = {}, {}, {}
+    try:
+        for host, address in hosts.items():
+            managers[host] = Manager(f"unix:{tmp_path}/{host}.sock", host).start()
+            forwarders[host] = make_forwarder(
+                prefix=nsenter(host),
+                env={"NSM_CONNECT_TO": f"unix://{tmp_path}/{host}.sock", "NSM_TUNNEL_IP": address,
+                     "NSM_NAME": f"fwd-{host}"},
+            ).start()  # fmt: skip
+            faces[host] = forwarders[host].face()
+        managers["host1"].remote = Forwarder(forwarders["host2"].target)
+        managers["host2"].endpoint = kernel("nse0", url(red), generation=2)
+        managers["host2"].context = addresses(*ADDRESSES)
+        made = faces["host1"].service.Request(request("c1", wish()), timeout=LONG)
+        assert ping(blue, "172.16.1.2") and ping(red, "172.16.1.1", size=1422)
+        assert [s.name for s in made.path.path_segments] == ["client", "fwd-host1", "host1", "fwd-host2", "host2"]
+        data = {netns: links(netns)[name] for netns, name in ((blue, "nsm0"), (red, "nse0"))}
+        assert {d["mtu"] for d in data.values()} == {1450} and made.context.mtu == 1450
+        tunnels = [d["linkinfo"]["info_data"] for d in data.values()]
+        assert {t["port"] for t in tunnels} == {4789} and tunnels[0]["id"] == tunnels[1]["id"]
+        # a refresh keeps the number
+        refresh = request("c1", wish())
+        refresh.connection.CopyFrom(made)
+        indexes = [d["ifindex"] for d in data.values()]
+        faces["host1"].service.Request(refresh, timeout=LONG)
+        assert [links(blue)["nsm0"]["ifindex"], links(red)["nse0"]["ifindex"]] == indexes
+        faces["host1"].service.Close(made, timeout=LONG)
+        assert set(links(blue)) == set(links(red)) == {"lo"}
+    finally:
+        for manager in managers.values():
+            if manager.remote is not None:
+                manager.remote.channel.close()
+            manager.stop()
+
+
+def test_a_client_that_goes_away_leaves_nothing(forwarder, manager, blue, red, links):
+    nsm, manager.delay = forwarder.face(), 0.5
+    call = nsm.service.Request.future(request("c1", wish()), timeout=LONG)
+    assert eventually(lambda: manager.asked, LONG)
+    call.cancel()
+    assert eventually(lambda: manager.closed, LONG)
+    assert eventually(lambda: list(forwarder.client().list()) == [])
+    assert set(links(blue)) == set(links(red)) == {"lo"}
+    # a refresh that is given up leaves what there was
+    nsm.service.Request(request("c1", wish()), timeout=LONG)
+    call = nsm.service.Request.future(request("c1", wish()), timeout=LONG)
+    assert eventually(lambda: len(manager.asked) == 3, LONG)
+    call.cancel()
+    nsm.service.Request(request("c1", wish()), timeout=LONG)  # after what went on
+    assert ping(blue, "172.16.1.2") and len(manager.closed) == 1
+
+
+def test_a_close_takes_its_turn(forwarder, manager, blue, red, links):
+    nsm, manager.delay, asked = forwarder.face(), 0.5, request("c1", wish())
+    call = nsm.service.Request.future(asked, timeout=LONG)
+    assert eventually(lambda: manager.asked, LONG)
+    nsm.service.Close(asked.connection, timeout=LONG)
+    assert call.result().id == "c1"
+    assert set(links(blue)) == set(links(red)) == {"lo"} and len(manager.closed) == 1
+
+
+def test_a_close_that_fails_says_so(forwarder, manager, blue, red, links):
+    nsm = forwarder.face()
+    made = nsm.service.Request(request("c1", wish()), timeout=LONG)
+    manager.stop()
+    with pytest.raises(grpc.RpcError) as caught:
+        nsm.service.Close(made, timeout=LONG)
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    # what is ours is gone all the same, so closing again has nothing to do
+    assert set(links(blue)) == set(links(red)) == {"lo"}
+    nsm.service.Close(made, timeout=LONG)
+
+
+def test_a_number_that_is_taken():
+    async def run():
+        modern = Modern(None, Inodes(), settings.Settings("unix:/x", tunnel_ip="192.0.2.2"))
+        tried = []
+
+        async def wire(id_, source, destination, cross):
+            tried.append(cross.source.mechanism.parameters["vni"])
+            if len(tried) < 3:
+                raise Refused({"code": "vni_in_use", "message": "taken"})
+
+        modern.plane.wire = wire
+        ours = Connection(id="x", mechanism=vxlan("192.0.2.1", "192.0.2.2", 5))
+        cross = await modern._wire(ours, Connection(mechanism=wish_of(5)))
+        assert tried[0] == "5" and len(set(tried)) == 3
+        assert cross.source.mechanism.parameters["vni"] == tried[2]
+        # each of two hosts that choose for one another has its own half
+        assert all(modern._new_vni("192.0.2.1") % 2 == 0 for _ in range(100))
+        assert all(modern._new_vni("192.0.2.3") % 2 == 1 for _ in range(100))
+
+    asyncio.run(run())
+
+
+def wish_of(inode):
+    return kernel("nse0", f"inode://4/{inode}", generation=2)
+
+
+def test_registered_as_an_endpoint(forwarder, manager):
+    assert eventually(lambda: manager.endpoints, LONG)
+    [endpoint] = manager.endpoints
+    assert (endpoint.name, list(endpoint.network_service_names)) == ("fwd", ["forwarder"])
+    assert endpoint.url == forwarder.target.replace("unix:", "unix://")
+    assert forwarder.stop() == 0
+    assert manager.unregistered == ["fwd"]
+
+
+def refused(forwarder, asked):
+    with pytest.raises(grpc.RpcError) as caught:
+        forwarder.face().service.Request(asked, timeout=LONG)
+    return caught.value.code().name, caught.value.details()
+
+
+def test_what_cannot_be_says_so_and_leaves_nothing(forwarder, manager, blue, red, links):
+    def side(**parameters):
+        return lambda a: a.mechanism_preferences[0].parameters.update(**parameters)
+
+    bad = [
+        (lambda a: a.connection.ClearField("id"), "INVALID_ARGUMENT", "connection.id"),
+        (lambda a: a.connection.ClearField("path"), "INVALID_ARGUMENT", "connection.path"),
+        (lambda a: setattr(a.connection.path, "index", 3), "INVALID_ARGUMENT", "connection.path.index"),
+        (lambda a: setattr(a.connection, "id", "other"), "INVALID_ARGUMENT", "connection.id"),
+        (lambda a: a.ClearField("mechanism_preferences"), "UNIMPLEMENTED", "none"),
+        (lambda a: setattr(a.mechanism_preferences[0], "type", "MEMIF"), "UNIMPLEMENTED", "MEMIF"),
+        (lambda a: setattr(a.mechanism_preferences[0], "type", "VXLAN"), "UNIMPLEMENTED", "VXLAN"),
+        (side(inodeURL="ftp://x"), "INVALID_ARGUMENT", "inodeURL"),
+        (side(inodeURL="inode://4/77"), "NOT_FOUND", "netns_not_found"),
+        (side(name="lo"), "ALREADY_EXISTS", "ifname_in_use"),
+        (side(vlan="5"), "UNIMPLEMENTED", "VLAN"),
+    ]  # fmt: skip
+    for n, (change, status, words) in enumerate(bad):
+        asked = request(f"c{n}", wish())
+        change(asked)
+        code, details = refused(forwarder, asked)
+        assert (code, words in details) == (status, True), (n, code, details)
+        assert set(links(blue)) == set(links(red)) == {"lo"}
+    # the endpoint is told of each that it had agreed to
+    assert len(manager.asked) == len(manager.closed) == 4
+    manager.refusal = (grpc.StatusCode.RESOURCE_EXHAUSTED, "no more addresses")
+    assert refused(forwarder, request("x", wish())) == ("RESOURCE_EXHAUSTED", "no more addresses")
+    assert list(forwarder.client().list()) == []
+
+
+def test_without_a_manager(make_forwarder, blue):
+    code, details = refused(make_forwarder().start(), request("c1", wish()))
+    assert code == "FAILED_PRECONDITION" and "NSM_CONNECT_TO" in details
