@@ -146,7 +146,7 @@ async def before_the_start(pairs: int) -> float:
             await client.info()
             began = time.perf_counter()
             while (await client.info())["connections"].get("up", 0) < pairs:  # noqa: ASYNC110, some may be up before this
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.02)
             up = time.perf_counter() - began
         ups.close()
         return up

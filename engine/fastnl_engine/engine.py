@@ -7,10 +7,11 @@ Used from one thread, the gateway's.  It knows no sockets: jobs come in with tic
 from __future__ import annotations
 
 import errno
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from sortedcontainers import SortedDict
@@ -43,6 +44,16 @@ ResultSink = Callable[[Any, int, dict[str, Any]], None]
 EventSink = Callable[[str, dict[str, Any], str], None]
 
 
+class Guard(Protocol):
+    """Knows what others have on interfaces, and has them let go before one goes."""
+
+    def hold(self, action: Action, go: Callable[[], None]) -> bool:
+        """Whether an action has to wait; then `go` is called once it need not any more, maybe before this returns."""
+
+    def settled(self, id_: str) -> None:
+        """An action of a connection is over, whatever came of it."""
+
+
 class Engine:
     """Takes jobs, makes cycles of them and books what became of them.
 
@@ -65,6 +76,9 @@ class Engine:
         self._backlog = Backlog()
         self._busy: dict[str, deque[Job]] = {}  # ids in a cycle, and the jobs that wait for them, in order
         self._held = 0  # jobs waiting in _busy
+        self.guard: Guard | None = None
+        self._guarded: dict[str, Action] = {}  # by id: planned, and waiting until others have let go
+        self._released: deque[Action] = deque()  # no longer
         self._cycles = 0
         self.pipeline = Pipeline(store, Executor(host, strict=strict), judge, self._wrote)
         self.upkeep = Upkeep(self.retry, self.suspend, self._namespace)
@@ -180,7 +194,7 @@ class Engine:
             _, job, record = self._postponed.popleft()
             if self.records.get(job.id) is record:
                 self.submit(job)
-        while self._backlog and self.pipeline.waiting == 0:
+        while (self._backlog or self._released) and self.pipeline.waiting == 0:
             actions = self._next_actions()
             if not actions:
                 return
@@ -190,7 +204,7 @@ class Engine:
 
     @property
     def idle(self) -> bool:
-        return not self._backlog and not self._cycles and not self._chores
+        return not self._backlog and not self._released and not self._cycles and not self._chores
 
     def refuse_backlog(self, error: dict[str, Any]) -> None:
         """Answers everything that is not in a cycle with an error, at a stop."""
@@ -198,6 +212,10 @@ class Engine:
         while self._soon:
             self._soon.popleft()()
         waiting = list(self._backlog)
+        for action in self._guarded.values():
+            self._reclaim(action)
+            waiting += [action.job, *self._busy.pop(action.job.id)]
+        self._guarded.clear()
         for jobs in self._busy.values():
             waiting += jobs
             jobs.clear()
@@ -211,7 +229,10 @@ class Engine:
     def _next_actions(self) -> list[Action]:
         """Plans jobs until a cycle is full; what needs nothing from the kernel is answered at once."""
         actions: list[Action] = []
-        while self._backlog and len(actions) < CYCLE:
+        while (self._backlog or self._released) and len(actions) < CYCLE:
+            if self._released:
+                actions.append(self._released.popleft())
+                continue
             job = self._backlog.popleft()
             waiting = self._busy.get(job.id)
             if waiting is not None:
@@ -223,8 +244,17 @@ class Engine:
                 self._reply(action)
             else:
                 self._busy[job.id] = deque()
-                actions.append(action)
+                self._guarded[job.id] = action
+                if self.guard is None or not self.guard.hold(action, functools.partial(self._release, job.id)):
+                    actions.append(self._guarded.pop(job.id))
         return actions
+
+    def _release(self, id_: str) -> None:
+        """Nothing is on the interfaces any more that an action takes away."""
+        action = self._guarded.pop(id_, None)
+        if action is not None:
+            self._released.append(action)
+            self.pipeline.wake()
 
     # -- out -----------------------------------------------------------------------------------------
 
@@ -252,6 +282,8 @@ class Engine:
                     if action.job.ticket is None:
                         # the engine asked for it when something changed, and that will not happen again
                         self._postponed.append((time.monotonic() + RETRY, action.job, self.records.get(id_)))
+            if self.guard is not None:
+                self.guard.settled(id_)
             held = self._busy.pop(id_)
             self._held -= len(held)
             # they arrived before whatever the backlog holds for this id by now
@@ -322,7 +354,7 @@ class Engine:
         self._tell(event, {"instance": self.host.instance, **fields}, "engine")
 
     def tell_of(self, event: str, fields: dict[str, Any]) -> None:
-        """Publishes an event of a connection that changes nothing about it; those who listen for changes are not told."""
+        """Publishes an event that changes nothing about a connection; those who listen for changes are not told."""
         self.metrics.events.inc()
         self._on_event(event, fields, "connection")
 

@@ -22,11 +22,12 @@ ASK = f"""
 for op, fields in [("info", {{}}), ("list", {{}}), ("verify", {{}}), ("stats", {{}}), ("events", {{}}),
                    ("connect", {{"connections": [{JOB!r}]}}),
                    ("move", {{"moves": [{{"id": "c", "end": "b", "netns": "green"}}]}}),
-                   ("disconnect", {{"ids": ["c"]}})]:
+                   ("disconnect", {{"ids": ["c"]}}),
+                   ("attend", {{"consumer": "c", "leave": True}})]:
     reply = engine.request(op, **fields)
     print("ok" if reply["ok"] else reply["error"]["code"])
 """
-LOOKS, CHANGES = 5, 3
+LOOKS, CHANGES = 5, 4
 VIEW, ALL = ["ok"] * LOOKS + ["forbidden"] * CHANGES, ["ok"] * (LOOKS + CHANGES)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from tests.ligato.conftest import Agent, comes, goes, ligato, links, veth1
@@ -118,6 +120,45 @@ def test_a_full_etcd_keeps_statuses_from_being_written_and_nothing_else(
     put(agent, halves(1))
     assert comes("n0", "a1")
     agent.expect(I1 + "a1", "CONFIGURED")
+
+
+@contextlib.contextmanager
+def slow(etcd: Etcd) -> Iterator[None]:
+    """It stands still most of the time."""
+    member, done = etcd.members[0], threading.Event()
+
+    def drag() -> None:
+        while not done.wait(0.03):
+            member.hang()
+            done.wait(0.3)
+            member.go_on()
+
+    thread = threading.Thread(target=drag)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_slow_etcd_costs_nothing_but_time(own: Callable[..., Agent], netns: Namespaces) -> None:
+    netns.many(2)
+    agent = own()
+    put(agent, halves(0))
+    agent.expect(I1 + "a0", "CONFIGURED")
+    before = indexes("n0")
+    with slow(agent.etcd):
+        for n in range(1, 4):
+            put(agent, halves(n))
+        for n in range(4):
+            agent.expect(f"{I1}a{n}", "CONFIGURED")
+        agent.delete(I1 + "a3")
+        assert goes("n1", "b3")
+        agent.expect(I1 + "b3", "PENDING", "veth-peer-exists")
+        time.sleep(6)  # more than the lease of the statuses
+        assert agent.status(I1 + "a0")["state"] == "CONFIGURED"
+    assert indexes("n0")["a0"] == before["a0"]
 
 
 def test_an_engine_that_is_killed_between_two_halves_goes_on_with_the_second(agent: Agent, netns: Namespaces) -> None:

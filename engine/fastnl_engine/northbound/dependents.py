@@ -223,7 +223,17 @@ class Attendance:
                 _fire(held)
 
     def _holders(self, ground: Ground) -> list[_Consumer]:
-        return [consumer for consumer in self._consumers.values() if consumer.at.get(ground)]
+        """Those that have something on the interface, and not on an earlier one of that name that is gone already."""
+        host = self._hosts.get(ground)
+        return [
+            consumer
+            for consumer in self._consumers.values()
+            if any(host is None or consumer.has[name].life == host.life for name in consumer.at.get(ground, ()))
+        ]
+
+    def has_on(self, ground: Ground) -> bool:
+        """Whether a consumer has something on a host interface, or was told to."""
+        return any(consumer.at.get(ground) for consumer in self._consumers.values())
 
     # -- consumers -----------------------------------------------------------------------------------
 

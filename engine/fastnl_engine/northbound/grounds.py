@@ -6,11 +6,14 @@ import fcntl
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from fastnl.change import in_place
 from fastnl_engine.engine import Engine
 from fastnl_engine.northbound.dependents import Attendance, Dependent, Ground
+from fastnl_engine.planner import Action
 
 SIOCGIFMTU, SIOCGIFHWADDR = 0x8921, 0x8927  # include/uapi/linux/sockios.h
 LOOK = 1.0  # seconds between looks for interfaces that are not the engine's
@@ -19,36 +22,51 @@ LOOK = 1.0  # seconds between looks for interfaces that are not the engine's
 class Grounds:
     """Tells an Attendance of the interfaces that it has dependents on, and of no others.  For the gateway's thread.
 
-    An interface in the engine's own namespace that no connection has is looked for by its name.
+    An interface in the engine's own namespace that no connection has is looked for by its name.  The engine's own
+    actions wait until consumers have let go of what they take away, whoever asked for them.
     """
 
     def __init__(self, engine: Engine, attendance: Attendance) -> None:
         self._engine = engine
         self._attendance = attendance
         self._standing: dict[str, Ground] = {}  # dependent -> what it stands on
+        self._count: Counter[Ground] = Counter()  # dependents on each
         self._up: dict[Ground, int] = {}  # index of those that are there
         self._of: dict[str, set[Ground]] = {}  # by connection
+        self._holding: dict[str, list[Ground]] = {}  # by connection: what its action takes away
         self._next_look = 0.0
         engine.listeners.append(self._heard)
+        engine.guard = self
 
     def configure(self, dependent: Dependent) -> None:
         self._attendance.configure(dependent)
+        self._leave(dependent.name)
         self._standing[dependent.name] = dependent.ground
+        self._count[dependent.ground] += 1
         self._look(dependent.ground)
 
     def unconfigure(self, name: str) -> None:
         self._attendance.unconfigure(name)
+        self._leave(name)
+
+    def _leave(self, name: str) -> None:
         ground = self._standing.pop(name, None)
-        if ground is not None and ground not in self._standing.values():
-            self._up.pop(ground, None)
-            self._attendance.gone(*ground, "nothing stands on it any more")
+        if ground is None:
+            return
+        self._count[ground] -= 1
+        if self._count[ground]:
+            return
+        del self._count[ground]
+        # one that a consumer still has something on is followed on: it goes after that
+        if ground in self._up and not self._attendance.has_on(ground):
+            self._set(ground, 0, "nothing stands on it any more")
 
     def turn(self) -> None:
         """Looks for others' interfaces when it is time."""
         now = time.monotonic()
         if self._standing and now >= self._next_look:
             self._next_look = now + LOOK
-            for ground in set(self._standing.values()):
+            for ground in list(self._count):
                 if self._engine.claims.owner(*ground) is None:
                     self._look(ground)
 
@@ -78,10 +96,10 @@ class Grounds:
         record = self._engine.records.get(id_)
         now: dict[Ground, int] = {}
         if record is not None and record.state == "up":
-            standing = set(self._standing.values())
             ends = (record.connection.a, record.connection.b)
             for end, place in zip(ends, record.places, strict=False):
-                if end is not None and (end.netns, end.ifname) in standing:
+                ground = (end.netns, end.ifname) if end is not None else None
+                if end is not None and (ground in self._count or ground in self._up):
                     now[end.netns, end.ifname] = place.ifindex
         for ground in self._of.pop(id_, set()) - now.keys():
             self._set(ground, 0, reason or "its connection is not up")
@@ -102,17 +120,58 @@ class Grounds:
             mac, mtu = _facts(ground[1]) if ground[0] == "" else ("", 0)
             self._attendance.up(*ground, index, mac=mac, mtu=mtu)
 
-    def release(self, ground: Ground, released: Callable[[], None], reason: str) -> None:
-        """Calls `released` once nothing stands on an interface any more, or it has taken too long."""
-        if ground in self._up:
-            self._attendance.hold(*ground, released, reason)
-        else:
-            released()
+    # -- letting go ----------------------------------------------------------------------------------
 
-    def settled(self, ground: Ground) -> None:
-        """What an interface was to be released for has been done, or was not: one that is there may be had again."""
-        if ground in self._up:
-            self._attendance.keep(*ground)
+    def hold(self, action: Action, go: Callable[[], None]) -> bool:
+        """See Guard."""
+        id_ = action.job.id
+        grounds = self._taken_away(action) if id_ in self._of else []
+        if not grounds:
+            return False
+        self._holding[id_] = grounds
+        waiting = len(grounds)
+
+        def released() -> None:
+            nonlocal waiting
+            waiting -= 1
+            if waiting == 0:
+                go()
+
+        for ground in grounds:
+            self._attendance.hold(*ground, released, _REASONS.get(action.verb, "it is made anew"))
+        return True
+
+    def _taken_away(self, action: Action) -> list[Ground]:
+        """The interfaces that go, or may be made anew, in an action."""
+        standing = self._of[action.job.id]
+        if action.verb == "mend":
+            # it is made anew when the other end is missing, which only a look into its namespace would tell
+            return [ground for ground in standing if _is_there(ground, self._up.get(ground, 0))]
+        old, new, move = action.wired, action.values, action.job.move
+        if old is None or new is None or not (move.mode == "move" if move else in_place(old.connection, new)):
+            return list(standing)
+        stays = {(end.netns, end.ifname) for end in new.ends}
+        return [ground for ground in standing if ground not in stays]
+
+    def settled(self, id_: str) -> None:
+        """See Guard.  What is still there may be had again."""
+        grounds = self._holding.pop(id_, None)
+        if grounds is None:
+            return
+        self._note(id_)  # a change that failed may have made its interfaces anew without a word
+        for ground in grounds:
+            if ground in self._up:
+                self._attendance.keep(*ground)
+
+
+_REASONS = {"remove": "it is being removed", "move": "it is moved", "mend": "its connection is mended"}
+
+
+def _is_there(ground: Ground, index: int) -> bool:
+    try:
+        return ground[0] != "" or socket.if_nametoindex(ground[1]) == index
+    except OSError:
+        return False
 
 
 def _facts(ifname: str) -> tuple[str, int]:

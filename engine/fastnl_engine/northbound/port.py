@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,7 +16,7 @@ from fastnl_engine import wire
 from fastnl_engine.engine import Engine
 from fastnl_engine.jobs import ITEM_ERRORS, connect_job, disconnect_job, item_error
 from fastnl_engine.model import Record
-from fastnl_engine.northbound.dependents import Dependent, Ground
+from fastnl_engine.northbound.dependents import Dependent
 from fastnl_engine.northbound.grounds import Grounds
 from fastnl_engine.planner import Job
 
@@ -164,30 +163,6 @@ class Port:
         grounds = self._grounds
         assert grounds is not None
         self._engine.soon(lambda: grounds.configure(dependent) if dependent else grounds.unconfigure(name))
-
-    @contextlib.asynccontextmanager
-    async def released(self, interfaces: Sequence[Ground], reason: str) -> AsyncIterator[None]:
-        """Within it consumers have let go of some interfaces, which may be taken away then."""
-        grounds = self._grounds
-        if grounds is None or not interfaces:
-            yield
-            return
-        waiting = [self._loop.create_future() for _ in interfaces]
-
-        def hold() -> None:
-            for ground, done in zip(interfaces, waiting, strict=True):
-                grounds.release(ground, functools.partial(self._call, _settle, done, None), reason)
-
-        def settled() -> None:
-            for ground in interfaces:
-                grounds.settled(ground)
-
-        self._engine.soon(hold)
-        try:
-            await asyncio.gather(*waiting)
-            yield
-        finally:
-            self._engine.soon(settled)
 
 
 def _settle(future: asyncio.Future[Any], value: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 from fastnl_engine.northbound.ligato.compile import Compiler
 from fastnl_engine.northbound.ligato.dependents import Dependent
 from fastnl_engine.northbound.ligato.keys import format_key
-from fastnl_engine.northbound.ligato.status import ValueStatus, settle
+from fastnl_engine.northbound.ligato.status import ValueStatus, blamed, settle
 
 if TYPE_CHECKING:
     from tests.unit.ligato.conftest import Desk
@@ -518,6 +518,29 @@ def test_blame_for_what_failed(desk: Desk) -> None:
     assert desk.status(bad, record) == ValueStatus(bad, "RETRYING", "unreachable", "CREATE")
     assert desk.status(good, record).details == ("outgoing-interface-is-up: unreachable",)
     assert desk.status(one, record).error == desk.status(two, record).error == "unreachable"
+
+
+def test_what_the_kernel_refuses_is_left_out(desk: Desk) -> None:
+    desk.pair()
+    good, bad = desk.route3("10.8.0.0/16", "veth1"), desk.route3("10.9.0.0/16", "veth1")
+    [id] = desk.compiler.desired()
+    error = {"code": "kernel", "message": "no", "field": "a.routes[1].via"}
+    verdicts = desk.compiler.verdicts()
+    assert [key for key in verdicts if blamed(verdicts[key], error)] == [bad]
+    assert not any(blamed(verdicts[key], {"code": "kernel", "message": "no"}) for key in verdicts)
+
+    def left() -> list[str]:
+        return [route["to"] for route in desk.compiler.desired()[id]["a"]["routes"]]
+
+    refused = blamed(verdicts[bad], error)
+    desk.compiler.bar(bad, refused)
+    assert left() == ["10.8.0.0/16"] and desk.compiler.verdicts()[bad] == refused
+    assert desk.compiler.verdicts()[good].state is None
+    desk.compiler.bar(bad, None)
+    assert left() == ["10.8.0.0/16", "10.9.0.0/16"]
+    desk.compiler.bar(bad, refused)
+    desk.veth("veth1", "veth2", mtu=1400)  # another interface may be one that it goes with
+    assert left() == ["10.8.0.0/16", "10.9.0.0/16"]
 
 
 def test_as_json(desk: Desk) -> None:

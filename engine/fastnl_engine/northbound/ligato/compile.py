@@ -97,6 +97,13 @@ class Compiler:
         for text in gone:
             self.delete(text)
 
+    def bar(self, key: str, verdict: Verdict | None) -> None:
+        """Leaves a route or neighbour out, so that it keeps nothing else from being; None: takes it in again."""
+        entry = self._entries.get(key)
+        if entry is not None and isinstance(entry.value, Route | Arp) and entry.barred != verdict:
+            entry.barred = verdict
+            self._dirty.add(entry.value.interface)
+
     # Results out
 
     def changes(self) -> dict[str, Desired | None]:
@@ -167,6 +174,8 @@ class Compiler:
         old = self._interfaces.get(entry.name)
         _replace(self._interfaces, entry.name, new)
         self._dirty.add(entry.name)
+        for attached in self._attached.get(entry.name, {}).values():
+            attached.barred = None  # another interface may be one that they go with
         if old is not None and old.interface:
             _discard(self._pointing, old.interface.peer, entry.name)
             _discard(self._members, old.interface.vrf_master, entry.name)
@@ -374,6 +383,9 @@ class Compiler:
         arps: list[tuple[str, Arp, str]] = []
         held = self._held.get(interface.name, {})
         for text, entry in self._attached.get(interface.name, {}).items():
+            if entry.barred is not None:
+                self._ledger.say(entry, entry.barred)
+                continue
             holder = self._claims.holder(held[text][0]) if text in held else text
             rival = "" if holder in (text, None) else str(holder)
             if isinstance(entry.value, Route):

@@ -18,9 +18,10 @@ class Entry:
 
     name    logical name that the value goes by; rank: who comes first among several of one name
     since   what orders the values by age
+    barred  the verdict on a route or neighbour that the kernel refused: it is left out until it is tried again
     """
 
-    __slots__ = ("key", "name", "ours", "remarks", "since", "value", "verdict")
+    __slots__ = ("barred", "key", "name", "ours", "remarks", "since", "value", "verdict")
 
     def __init__(self, key: Key, raw: bytes, since: int) -> None:
         self.key = key
@@ -28,6 +29,7 @@ class Entry:
         self.value: Value | None = None
         self.remarks: tuple[str, ...] = ()
         self.verdict: Verdict | None = None
+        self.barred: Verdict | None = None
         self.ours = True
         self.name = key.name
         try:

@@ -18,6 +18,7 @@ from fastnl_engine.upkeep import ends_of
 
 GATHER = 0.05  # seconds that one interface waits to be looked at together with others
 AGAIN = 1.0  # seconds until what could not be looked at is
+GATHERINGS = 60  # of these at most, while there is something better to do
 SETTLING = 1.5  # seconds after which one without a carrier is looked at once more: the kernel tells it with a delay
 
 log = structlog.get_logger()
@@ -30,13 +31,18 @@ class Interfaces:
 
     statistics   seconds; 0: never
     on_change    told the id of a connection when what is known of its interfaces is another than before
+    is_busy      whether there is something better to do than to look
     """
 
-    def __init__(self, host: fastnl.Host, port: Port, statistics: int, on_change: Callable[[str], None]) -> None:
+    def __init__(
+        self, host: fastnl.Host, port: Port, statistics: int, on_change: Callable[[str], None],
+        is_busy: Callable[[], bool],
+    ) -> None:  # fmt: skip
         self._host = host
         self._port = port
         self._statistics = statistics
         self._on_change = on_change
+        self._is_busy = is_busy
         self._up: dict[str, Record] = {}
         self._rows: dict[Key, LinkRow] = {}
         self._due: set[str] = set()
@@ -78,7 +84,10 @@ class Interfaces:
     async def _look_at_new(self) -> None:
         while True:
             await self._news.wait()
-            await asyncio.sleep(GATHER)
+            for _ in range(GATHERINGS):
+                await asyncio.sleep(GATHER)
+                if not self._is_busy():
+                    break
             self._news.clear()
             due, self._due = self._due, set()
             again = [id for id, _ in await self._look(due) if id in self._up]

@@ -13,31 +13,28 @@ from collections import defaultdict
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import msgspec
 import structlog
 
 import fastnl
-from fastnl.change import in_place
-from fastnl_engine import wire
 from fastnl_engine.backoff import Backoff
 from fastnl_engine.config import Ligato
-from fastnl_engine.jobs import ITEM_ERRORS, connect_job
 from fastnl_engine.kv.base import KV, Denied
 from fastnl_engine.kv.mirror import Changes, Mirror
 from fastnl_engine.model import Connection, Record
-from fastnl_engine.northbound.dependents import Dependent, Ground
+from fastnl_engine.northbound.dependents import Dependent
 from fastnl_engine.northbound.ligato import dependents, foreign, keys, made
 from fastnl_engine.northbound.ligato.compile import Compiler, Desired
 from fastnl_engine.northbound.ligato.interfaces import Interfaces
 from fastnl_engine.northbound.ligato.made import Made
 from fastnl_engine.northbound.ligato.publish import Publisher
-from fastnl_engine.northbound.ligato.status import Verdict, settle
+from fastnl_engine.northbound.ligato.status import Verdict, blamed, settle
 from fastnl_engine.northbound.port import Answer, Port
 
 PREFIX = "ligato/"  # of the ids of connections
 PACE = 0.01  # seconds between two bursts: a lone change does not wait, and many go together
 PART = 64  # connections that are submitted in one go; the engine is at work on them while the next are made up
 GATHER = 0.05  # seconds that a status waits for others to be worked out and written with it
+PATIENCE = 3.0  # seconds at most that it waits for the engine to have answered everything
 STATUSES = 256  # that are worked out in one go: changes come in between
 DENIED = 5.0  # seconds until what was forbidden is asked for again
 
@@ -61,7 +58,7 @@ class Service:
         self._made = made
         self.compiler = Compiler(settings.label)
         self._publisher = Publisher(kv, settings.status_lease)
-        self._interfaces = Interfaces(host, port, settings.statistics, self._tell)
+        self._interfaces = Interfaces(host, port, settings.statistics, self._tell, self._is_busy)
 
         self._news = asyncio.Event()
         self._unread = {keys.prefix(settings.label) + prefix for prefix in keys.CONFIGURATION}
@@ -77,8 +74,8 @@ class Service:
         self._verdicts: dict[str, Verdict] = {}  # by key
         self._concerned: dict[str, set[str]] = defaultdict(set)  # keys of values, by the connection that they are in
         self._pending: set[str] = set()  # connections whose namespaces may have to be made
-        self._standing: dict[str, Ground] = {}  # what each dependent stands on
-        self._holding: set[str] = set()  # connections that wait until nothing stands on them
+        self._standing: dict[str, tuple[str, str]] = {}  # by dependent: namespace and name of what it stands on
+        self._alone: set[str] = set()  # connections that the engine may have to wait for consumers with
         self._stale: set[str] = set()  # keys of values whose status may be another one now
         self._batches: set[asyncio.Task[None]] = set()
 
@@ -139,6 +136,9 @@ class Service:
             self._news.clear()
             if self._unread:
                 continue  # part of the configuration says nothing of what is obsolete
+            again = self._backoff.due()
+            for name in again:
+                self.compiler.bar(name, None)  # a key, else the compiler does not know it
             changes = self.compiler.changes()
             if not self._began:
                 self._began = True
@@ -149,7 +149,7 @@ class Service:
             if self._pending:
                 pending, self._pending = self._pending, set()
                 await self._make(_references(self._wanted[id] for id in pending if id in self._wanted))
-            due = {id: self._wanted.get(id) for id in self._backoff.due() if id not in changes}
+            due = {id: self._wanted.get(id) for id in again if id.startswith(PREFIX) and id not in changes}
             await self._submit(due | changes)
 
     async def _begin(self, changes: dict[str, Desired | None]) -> dict[str, Desired | None]:
@@ -175,12 +175,13 @@ class Service:
         if self._settings.create_missing:
             await self._make(_references(filter(None, changes.values())))
         items = []
+        standing = set(self._standing.values())
         for id, wanted in changes.items():
-            if id in self._holding:
-                continue  # what is wanted when it may go is what counts
-            if grounds := self._taken_away(id, wanted):
-                self._holding.add(id)
-                self._start(self._release(id, grounds))
+            if id in self._alone:
+                continue  # what is wanted when it is done is what counts
+            if standing and id in self._records and not standing.isdisjoint(_names(self._records[id].connection)):
+                self._alone.add(id)
+                self._start(self._by_itself(id))
             else:
                 items.append((id, wanted))
         for at in range(0, len(items), PART):
@@ -191,6 +192,14 @@ class Service:
         batch = asyncio.create_task(work)
         self._batches.add(batch)
         batch.add_done_callback(self._batches.discard)
+
+    async def _by_itself(self, id: str) -> None:
+        """Has a connection brought to what is wanted of it while nothing else waits for that."""
+        done: Sequence[Desired | None] = ()
+        while not done or done[0] != self._wanted.get(id):
+            done = [self._wanted.get(id)]
+            await self._batch([(id, done[0])])
+        self._alone.discard(id)
 
     async def _batch(self, items: Sequence[tuple[str, Desired | None]]) -> None:
         self._submissions += 1
@@ -223,12 +232,26 @@ class Service:
         del self._asked[id]
         if answer.error is None:
             self._refused.pop(id, None)
-            self._backoff.forget(id)
+            for name in (id, *self._concerned.get(id, ())):
+                self._backoff.forget(name)
+        elif self._barred(id, answer.error):
+            self._refused.pop(id, None)
         else:
             self._refused[id] = answer.error
             self._backoff.put(id)
             self._news.set()  # the wait is another one now
         self._note(id, answer.record)
+
+    def _barred(self, id: str, error: Mapping[str, Any]) -> bool:
+        """Leaves out the route or neighbour that is why a connection failed, and has the rest of it made at once."""
+        for key in self._concerned.get(id, ()):
+            verdict = blamed(self._verdicts[key], error)
+            if verdict is not None:
+                self.compiler.bar(key, verdict)
+                self._backoff.put(key)
+                self._news.set()
+                return True
+        return False
 
     def _knot(self) -> list[str]:
         """Connections of ours that have the names that others of ours are to have, and cannot go elsewhere themselves.
@@ -251,6 +274,8 @@ class Service:
     def _heard(self, news: list[tuple[str, Record | None]]) -> None:
         for id, record in news:
             self._note(id, record)
+            if record is not None and record.state == "failed" and record.error and id not in self._asked:
+                self._barred(id, record.error)
 
     def _note(self, id: str, record: Record | None) -> None:
         """How the engine has a connection from now on."""
@@ -275,28 +300,6 @@ class Service:
                 dependent = Dependent(name, found.host_if_name, enabled=found.enabled)
                 self._standing[name] = dependent.ground
                 self._port.depend(name, dependent)
-
-    def _taken_away(self, id: str, wanted: Desired | None) -> list[Ground]:
-        """The interfaces with something on them that go, or are made anew, when a connection becomes what is wanted."""
-        record = self._records.get(id)
-        if not self._standing or record is None or not record.places:
-            return []
-        standing = set(self._standing.values())
-        there = [name for name in _names(record.connection) if name in standing]
-        if there and wanted is not None:
-            try:
-                new = connect_job(msgspec.Raw(wire.encode(wanted)), wait=True).values
-            except ITEM_ERRORS:
-                return []
-            if new is not None and in_place(record.wired().connection, new):
-                return [name for name in there if name not in [(end.netns, end.ifname) for end in new.ends]]
-        return there
-
-    async def _release(self, id: str, grounds: list[Ground]) -> None:
-        reason = "it is made anew" if id in self._wanted else "it is being removed"
-        async with self._port.released(grounds, reason):
-            self._holding.discard(id)
-            await self._batch([(id, self._wanted.get(id))])
 
     # -- namespaces ----------------------------------------------------------------------------------
 
@@ -325,6 +328,8 @@ class Service:
         if verdict is not None:
             self._verdicts[key] = verdict
             self._concerned[verdict.connection].add(key)
+        else:
+            self._backoff.forget(key)
         self._stale_now(key)
 
     def _tell(self, id: str) -> None:
@@ -333,12 +338,22 @@ class Service:
             self._stale_now(key)
 
     def _stale_now(self, key: str) -> None:
+        loop = asyncio.get_running_loop()
         if not self._stale:
-            asyncio.get_running_loop().call_later(GATHER, self._publish)
+            loop.call_later(GATHER, self._publish, loop.time() + PATIENCE)
         self._stale.add(key)
 
-    def _publish(self) -> None:
+    def _is_busy(self) -> bool:
+        """Whether the processor is better used for interfaces than for telling of them."""
+        # what waits for a consumer keeps nobody busy
+        return not self._asked.keys() <= self._alone
+
+    def _publish(self, latest: float) -> None:
         """Works out the statuses that may have changed."""
+        loop = asyncio.get_running_loop()
+        if self._is_busy() and loop.time() < latest:
+            loop.call_later(GATHER, self._publish, latest)
+            return
         for _ in range(min(STATUSES, len(self._stale))):
             key = self._stale.pop()
             parsed = keys.parse_key(key, self._settings.label)
@@ -348,7 +363,7 @@ class Service:
             if known:
                 self._publisher.put(keys.status_key(parsed, self._settings.label), value)
         if self._stale:
-            asyncio.get_running_loop().call_soon(self._publish)
+            loop.call_soon(self._publish, latest)
 
     def _status(self, parsed: keys.Key, verdict: Verdict) -> tuple[bool, bytes | None]:
         """What is to be published of a value; False: that is about to be known."""

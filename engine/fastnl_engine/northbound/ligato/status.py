@@ -120,6 +120,15 @@ def settle(key: str, verdict: Verdict, record: Mapping[str, Any] | None) -> Valu
     return ValueStatus(key, state.name, error, verdict.operation.name, tuple(details))
 
 
+def blamed(verdict: Verdict, error: Mapping[str, Any]) -> Verdict | None:
+    """The verdict on a part of a connection that alone is why all of it failed; None: it is not."""
+    field = str(error.get("field") or "")
+    if verdict.path in ("", "a", "b") or not f"{field}.".startswith(f"{verdict.path}."):
+        return None
+    state, message, _ = _of_record(verdict, {"state": "failed", "error": error})
+    return Verdict(state, message)
+
+
 def _of_record(verdict: Verdict, record: Mapping[str, Any]) -> tuple[ValueState, str, list[str]]:
     if record["state"] == "up":
         return ValueState.CONFIGURED, "", []
@@ -131,9 +140,9 @@ def _of_record(verdict: Verdict, record: Mapping[str, Any]) -> tuple[ValueState,
         return ValueState.PENDING, "", [reason] if reason else []
     error = record.get("error") or {}
     message = str(error.get("message") or reason or "failed")
-    blamed = str(error.get("field") or "")
+    field = str(error.get("field") or "")
     whole = verdict.path in ("a", "b")
-    if not whole and blamed and blamed != verdict.path and not blamed.startswith(verdict.path + "."):
+    if not whole and not f"{field}.".startswith(f"{verdict.path}."):
         # a route of an interface that fails for another reason only waits for it
         return ValueState.PENDING, "", [f"outgoing-interface-is-up: {message}"]
     # what no repetition mends is the value's fault; all else the engine tries again by itself
