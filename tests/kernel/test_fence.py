@@ -13,7 +13,7 @@ import pytest
 
 import fastnl
 from fastnl.fence import fence_files
-from fastnl.netns import Handles, check_fence, identity, open_reference
+from fastnl.netns import Handles, check_reach, identity, open_reference
 from fastnl.testing import Namespaces
 
 
@@ -48,7 +48,7 @@ def test_what_is_inside_opens(folders, path):
 
 @pytest.mark.parametrize("path", ["out/x", "inside/x", "in/../out/x", "in/sub/../../out/x", "in", "in/", ""])
 def test_what_reads_as_outside_is_refused_with_the_folders_that_there_are(folders, path):
-    for refused in (open_reference, check_fence):
+    for refused in (open_reference, check_reach):
         with pytest.raises(fastnl.InvalidValue, match="file_prefixes") as caught:
             refused(f"file:{folders}/{path}")
         assert f"{folders}/in" in str(caught.value)
@@ -64,7 +64,7 @@ def test_a_link_that_leads_out_is_refused_and_one_that_does_not_is_followed(fold
         (folders / "in" / name).symlink_to(target)
         with pytest.raises(fastnl.InvalidValue, match="leads out"):
             opens(folders / "in" / (f"{name}/x" if name == "folder" else name))
-        check_fence(f"file:{folders}/in/{name}")  # which looks at the text alone
+        check_reach(f"file:{folders}/in/{name}")  # which looks at the text alone
     (folders / "in" / "fine").symlink_to("sub/x")
     assert opens(folders / "in" / "fine")
 
@@ -87,7 +87,7 @@ def test_what_is_inside_and_no_namespace_is_no_namespace(folders):
 
 def test_other_references_are_not_about_files(folders):
     for reference in ("", "blue", f"pid:{os.getpid()}"):
-        check_fence(reference)
+        check_reach(reference)
         os.close(open_reference(reference))
 
 
