@@ -220,7 +220,9 @@ def refusable(op: Op, before: list[Spec | None], code: str) -> bool:
     if code == "unknown_id":
         return op.kind == "move" and None in before
     involved = set().union(*(places(s) | places(op.after(s)) for s in before))
-    return code == "busy" or (code in ("netns_not_found", "netns_gone") and bool(involved & set(FLEETING)))
+    # a tunnel has its VNI until the kernel has cleaned its namespace up, which takes a moment after the name is gone
+    gone = ("netns_not_found", "netns_gone", "vni_in_use")
+    return code == "busy" or (code in gone and bool(involved & set(FLEETING)))
 
 
 def draw_netns(draw: random.Random) -> str:
