@@ -1,23 +1,30 @@
 #!/bin/bash
-# The whole suite in two processes at a time: much of it waits for the kernel, and each has namespaces of its own.
+# The whole suite in three processes at a time: much of it waits for others, and each has namespaces of its own.
 # With arguments: pytest with these, in one process.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 pytest=(.venv/bin/python -m pytest)
 [ $# -gt 0 ] && exec "${pytest[@]}" "$@"
 
-half=(tests/engine tests/chaos)
-rest=()
+parts=("tests/engine tests/chaos" "tests/ligato tests/nsm tests/kv tests/docker")
+rest=""
 for folder in tests/*/; do
-    [[ " ${half[*]} " == *" ${folder%/} "* ]] || rest+=("${folder%/}")
+    folder=${folder%/}
+    [[ " ${parts[*]} " == *" $folder "* ]] || rest+=" $folder"
 done
-log=$(mktemp)
-trap 'kill "$other" 2>/dev/null; rm -f "$log"' EXIT
-"${pytest[@]}" "${rest[@]}" >"$log" 2>&1 &
-other=$!
-"${pytest[@]}" "${half[@]}"
-first=$?
-wait "$other"
-second=$?
-cat "$log"
-[ $first -eq 0 ] && [ $second -eq 0 ]
+parts+=("$rest")
+
+logs=$(mktemp -d)
+running=()
+trap 'kill "${running[@]}" 2>/dev/null; rm -rf "$logs"' EXIT
+for n in "${!parts[@]}"; do
+    # shellcheck disable=SC2086
+    "${pytest[@]}" ${parts[$n]} >"$logs/$n" 2>&1 &
+    running+=($!)
+done
+failed=0
+for n in "${!parts[@]}"; do
+    wait "${running[$n]}" || failed=1
+    cat "$logs/$n"
+done
+exit $failed
