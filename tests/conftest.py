@@ -14,6 +14,8 @@ from pyroute2 import IPRoute
 from fastnl import Host
 from fastnl.testing import Census, Namespaces, ip_json, isolate
 
+pytest_plugins = ("tests.fixtures.docker", "tests.fixtures.etcd")
+
 ROOT = os.geteuid() == 0
 PATIENCE = 5  # seconds that the kernel gets to clean up after a test
 NEEDS_ROOT = ("kernel", "chaos")  # folders whose tests touch the kernel

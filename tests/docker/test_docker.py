@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import structlog
-from tests.docker.conftest import PATIENCE, Changes, Docker
+from tests.fixtures.docker import PATIENCE, Changes, Docker
 
 from fastnl.testing import eventually
 from fastnl_engine.watch import docker as watch

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import structlog
 from aiohttp import web
-from tests.docker.conftest import PATIENCE, Changes
+from tests.fixtures.docker import PATIENCE, Changes
 
 from fastnl.testing import eventually
 from fastnl_engine.watch import docker

@@ -5,7 +5,6 @@ make_engine     makes engines that are not started yet, each with a folder of it
 make_keys_engine   the same, and they have a store of keys
 shared_engine   the same, but one process for all tests of a module, which saves its start; everything that is
                 connected after a test is disconnected.  ENGINE_ENV of the module goes into its environment
-etcd            one real etcd for all tests of a module, emptied after each
 client, raw     of `engine`
 blue, red       namespaces
 """
@@ -23,7 +22,6 @@ import pytest
 
 from fastnl.testing import Namespaces
 from fastnl_engine.client import Client
-from fastnl_engine.kv.testing import Etcd
 from fastnl_engine.testing import PATIENCE, EngineProcess, RawSocket
 
 HERE = Path(__file__).parent
@@ -93,20 +91,6 @@ def shared_engine(one_for_all: EngineProcess, nothing_left: None) -> Iterator[En
     with Client(one_for_all.endpoint, timeout=PATIENCE) as client:
         client.disconnect([row["id"] for row in client.list()])
         assert client.info()["connections"] == {}
-
-
-@pytest.fixture(scope="module")
-def one_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
-    if not (shutil.which("etcd") and shutil.which("etcdctl")):
-        pytest.skip("etcd and etcdctl are not installed (Debian: etcd-server, etcd-client)")
-    with Etcd(tmp_path_factory.mktemp("etcd")) as etcd:
-        yield etcd
-
-
-@pytest.fixture
-def etcd(one_etcd: Etcd) -> Iterator[Etcd]:
-    yield one_etcd
-    one_etcd.ctl("del", "", "--prefix")
 
 
 @pytest.fixture

@@ -244,7 +244,7 @@ def test_watch_begins_with_what_is_there_if_told(kept: Kept, following: Callable
 
 
 def test_watch_lives_through_a_restart_of_etcd(
-    tmp_path: Path, following: Callable[..., subprocess.Popen[str]], one_etcd: Etcd
+    tmp_path: Path, following: Callable[..., subprocess.Popen[str]], shared_etcd: Etcd
 ) -> None:
     with Etcd(tmp_path / "etcd") as etcd:
         env = environ(ETCD_ENDPOINTS=etcd.urls[0])
@@ -437,7 +437,7 @@ def papers(tmp_path: Path) -> Path:
     return folder
 
 
-def test_certificates_user_and_password(papers: Path, tmp_path: Path, one_etcd: Etcd) -> None:
+def test_certificates_user_and_password(papers: Path, tmp_path: Path, shared_etcd: Etcd) -> None:
     etcd = Etcd(
         tmp_path / "etcd", f"--cert-file={papers}/server.pem", f"--key-file={papers}/server.key",
         f"--trusted-ca-file={papers}/ca.pem", "--client-cert-auth", scheme="https",

@@ -1,7 +1,5 @@
 """Stores for tests, which may be coroutines here.
 
-etcd        one real etcd for all tests of a module, emptied after each
-make_etcd   makes others, to be hurt
 open_kv     opens a store, once in etcd and once embedded, as `async with open_kv() as kv`
 """
 
@@ -11,8 +9,7 @@ import asyncio
 import contextlib
 import inspect
 import itertools
-import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -20,9 +17,6 @@ import pytest
 from fastnl_engine.kv import open_etcd
 from fastnl_engine.kv.base import KV
 from fastnl_engine.kv.embedded import EmbeddedKV
-from fastnl_engine.kv.testing import Etcd
-
-HAVE_ETCD = bool(shutil.which("etcd") and shutil.which("etcdctl"))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -43,35 +37,6 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
     asyncio.run(run())
     return True
-
-
-@pytest.fixture(scope="module")
-def shared_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
-    if not HAVE_ETCD:
-        pytest.skip("etcd and etcdctl are not installed (Debian: etcd-server, etcd-client)")
-    with Etcd(tmp_path_factory.mktemp("etcd")) as etcd:
-        yield etcd
-
-
-@pytest.fixture
-def etcd(shared_etcd: Etcd) -> Iterator[Etcd]:
-    yield shared_etcd
-    shared_etcd.ctl("del", "", "--prefix")
-
-
-@pytest.fixture
-def make_etcd(tmp_path: Path) -> Iterator[Callable[..., Etcd]]:
-    if not HAVE_ETCD:
-        pytest.skip("etcd and etcdctl are not installed (Debian: etcd-server, etcd-client)")
-    made: list[Etcd] = []
-
-    def make(*flags: str, **more: object) -> Etcd:
-        made.append(Etcd(tmp_path / str(len(made)), *flags, **more))
-        return made[-1].start()
-
-    yield make
-    for etcd in made:
-        etcd.kill()
 
 
 @pytest.fixture(params=["etcd", "embedded"])

@@ -1,7 +1,5 @@
 """Engines that are configured through keys, in a real etcd or their own file.
 
-etcd          one real etcd for all tests of a module, emptied after each
-make_etcd     makes others, to be hurt
 make_engine   makes engines that are not started yet; `ligato(…)` are its flags
 agent         an engine that runs on `etcd`, with the keys of label vpp1 to be put and looked at
 """
@@ -24,7 +22,6 @@ from fastnl_engine.kv.testing import Etcd
 from fastnl_engine.testing import PATIENCE, EngineProcess
 
 HERE = Path(__file__).parent
-HAVE_ETCD = bool(shutil.which("etcd") and shutil.which("etcdctl"))
 STATUS = {
     "linux/config/v1/": "linux/status/v1/",
     "vpp/config/v1/interface/": "linux/status/v1/afpacket/",
@@ -39,35 +36,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.kernel)
             if os.geteuid() != 0:
                 item.add_marker(pytest.mark.skip(reason="makes real interfaces, which needs root"))
-
-
-@pytest.fixture(scope="module")
-def shared_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
-    if not HAVE_ETCD:
-        pytest.skip("etcd and etcdctl are not installed (Debian: etcd-server, etcd-client)")
-    with Etcd(tmp_path_factory.mktemp("etcd")) as etcd:
-        yield etcd
-
-
-@pytest.fixture
-def etcd(shared_etcd: Etcd, nothing_left: None) -> Iterator[Etcd]:
-    yield shared_etcd
-    shared_etcd.ctl("del", "", "--prefix")
-
-
-@pytest.fixture
-def make_etcd(tmp_path: Path, nothing_left: None) -> Iterator[Callable[..., Etcd]]:
-    if not HAVE_ETCD:
-        pytest.skip("etcd and etcdctl are not installed (Debian: etcd-server, etcd-client)")
-    made: list[Etcd] = []
-
-    def make(*flags: str, **more: Any) -> Etcd:
-        made.append(Etcd(tmp_path / str(len(made)), *flags, **more))
-        return made[-1].start()
-
-    yield make
-    for etcd in made:
-        etcd.kill()
 
 
 class Agent:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.docker.conftest import CannotRun, Docker
+from tests.fixtures.docker import Docker
 from tests.kernel.test_afpacket import Afpacket
 from tests.ligato.conftest import Agent, comes, goes, links, veth1, veth3
 
@@ -168,26 +168,6 @@ def test_two_namespaces_are_joined_whatever_happens_to_either_side(
     scene.agent.delete(scene.packet + "afp1")
     assert eventually(scene.silent, PATIENCE)
     assert comes("", "host1")
-
-
-@pytest.fixture(scope="module")
-def docker_of_module() -> Iterator[Docker]:
-    docker = Docker()
-    try:
-        try:
-            docker.start().run("probe")
-        except (CannotRun, RuntimeError) as e:
-            pytest.skip(f"no Docker: {e}")
-        docker.clear()
-        yield docker
-    finally:
-        docker.close()
-
-
-@pytest.fixture
-def docker(docker_of_module: Docker, nothing_left: None) -> Iterator[Docker]:
-    yield docker_of_module
-    docker_of_module.clear()
 
 
 @pytest.mark.parametrize(("layout", "seed"), [("v1", 3), ("v3", 4)])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.docker.conftest import CannotRun, Docker
+from tests.fixtures.docker import Docker
 from tests.ligato.conftest import Agent, comes, goes, links, veth1, veth3
 
 from fastnl import netns as library
@@ -127,40 +127,6 @@ def test_a_ligatos_interfaces_are_taken_over_when_told_to(
 # -- microservices -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def docker_of_module() -> Iterator[Docker]:
-    docker = Docker()
-    try:
-        try:
-            docker.start().run("probe")
-        except (CannotRun, RuntimeError) as e:
-            pytest.skip(f"no Docker: {e}")
-        docker.clear()
-        yield docker
-    finally:
-        docker.close()
-
-
-@pytest.fixture
-def docker(docker_of_module: Docker, nothing_left: None) -> Iterator[Docker]:
-    yield docker_of_module
-    docker_of_module.clear()
-
-
-@pytest.fixture
-def own_docker(nothing_left: None) -> Iterator[Docker]:
-    """One that may be hurt."""
-    docker = Docker()
-    try:
-        try:
-            docker.start()
-        except (CannotRun, RuntimeError) as e:
-            pytest.skip(f"no Docker: {e}")
-        yield docker
-    finally:
-        docker.close()
-
-
 def in_container(pid: int, *args: str) -> dict[str, dict[str, object]]:
     command = ["nsenter", f"--net=/proc/{pid}/ns/net", "--", "ip", "-j", "-d", *args]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -195,9 +161,9 @@ def test_a_pair_follows_a_container_through_start_stop_and_restart(
 
 
 def test_a_restart_of_the_engine_touches_no_pair_of_a_container_and_docker_may_be_away(
-    own_docker: Docker, make_agent: Callable[..., Agent], netns: Namespaces
+    make_docker: Callable[..., Docker], make_agent: Callable[..., Agent], netns: Namespaces
 ) -> None:
-    docker = own_docker
+    docker = make_docker().start()
     netns.make("n0")
     agent = make_agent(f'docker = "{docker.socket}"')
     pid = docker.run("web", labels={"fastnl.microservice": "web"})
