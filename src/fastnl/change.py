@@ -424,7 +424,11 @@ def move(host: Host, handles: Handles, moves: Sequence[Move]) -> list[Result]:
             (real if m.mode == "move" else anew).append((n, new))
     for n, new in real:
         # one after another: each costs grace periods that no batch can share
-        results[n] = _move(host, handles, moves[n], new)
+        result = _move(host, handles, moves[n], new)
+        if result.error is not None and result.error.phase == "move" and result.error.errno == errno.ENODEV:
+            anew.append((n, new))  # somebody deleted it, so there is nothing to be kept
+        else:
+            results[n] = result
     recreated = _recreate(host, handles, [(moves[n].wired, new) for n, new in anew])
     for (n, _), result in zip(anew, recreated, strict=True):
         results[n] = result

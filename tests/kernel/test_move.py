@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from fastnl import End, KernelError, Move, NameInUse, Neighbour, NetnsNotFound, Route, Veth, Vxlan
@@ -47,6 +49,22 @@ def test_a_true_move_keeps_index_mac_and_all_that_was_asked_for(host, wired):
     assert ping("red", "fd00::1")
     assert [r["gateway"] for r in ip_json("green", "route", "show", "10.9.0.0/16")] == ["10.0.0.2"]
     assert [n["dst"] for n in ip_json("green", "neigh", "show", "nud", "permanent")] == ["10.0.0.2"]
+    assert host.disconnect([result.wired])[0].changed
+    assert names_in("green") == names_in("red") == set()
+
+
+@pytest.mark.parametrize("kind", ["veth", "vxlan"])
+def test_what_somebody_deleted_is_made_anew_where_it_was_to_go(host, netns, kind):
+    for name in ("blue", "red", "green"):
+        netns.make(name)
+    here = End("blue", "e0", ["10.0.0.1/24"])
+    pair, tunnel = Veth(here, End("red", "e0"), id="mine"), Vxlan(a=here, vni=7, remote="192.0.2.1", id="mine")
+    [before] = host.connect([pair if kind == "veth" else tunnel])
+    subprocess.run(["ip", "-n", "blue", "link", "del", "e0"], check=True)
+    [result] = host.move([Move(before.wired, 0, "green")])
+    assert (result.error, result.changed) == (None, True)
+    assert names_in("blue") == set()
+    assert look("green")["addr_info"] == [("10.0.0.1", 24)]
     assert host.disconnect([result.wired])[0].changed
     assert names_in("green") == names_in("red") == set()
 
