@@ -216,7 +216,8 @@ def _write_changes(
             txqlen=w.txqlen if w.txqlen != o.txqlen else None,
             up=w.up if w.up != o.up else None,
         )
-    if alias != host.alias(old, end):
+    if alias != host.alias(old, end) or (end == 0 and not new.found):
+        # also when it stays: messages that only take away do not notice that somebody deleted the interface
         visit.change(n, index, end=end, alias=alias)
     # An address that goes takes the secondaries of its subnet along, and routes and neighbours that hung on
     # it; a new MAC makes the kernel forget the neighbours, and what goes down its IPv6 addresses.  So what stays is

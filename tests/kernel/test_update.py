@@ -300,3 +300,23 @@ def test_what_was_there_before_is_not_taken_away_by_a_change_that_fails(host, wi
     [result] = host.update([(wired, replace(wired.connection, a=a(mac=MAC, mtu=1500, txqlen=1000, addresses=more)))])
     assert isinstance(result.error, KernelError) and result.error.field == "a.addresses[2]"
     assert everything() == before
+
+
+@pytest.mark.parametrize("kind", ["veth", "vxlan"])
+def test_what_somebody_deleted_is_made_again_by_a_change_that_only_takes_away(host, netns, kind):
+    for name in ("blue", "red"):
+        netns.make(name)
+
+    def connection(*addresses: str) -> Veth | Vxlan:
+        here = End("blue", "e0", addresses)
+        if kind == "vxlan":
+            return Vxlan(a=here, vni=7, remote="192.0.2.1", id="mine")
+        return Veth(here, End("red", "e0"), id="mine")
+
+    [before] = host.connect([connection("10.0.0.1/24", "10.0.1.1/24")])
+    subprocess.run(["ip", "-n", "blue", "link", "del", "e0"], check=True)
+    [result] = host.update([(before.wired, connection("10.0.0.1/24"))])
+    assert (result.error, result.changed) == (None, True)
+    [row] = ip_json("blue", "addr", "show", "e0")
+    assert row["ifindex"] == result.wired.places[0].ifindex
+    assert [a["local"] for a in row["addr_info"]] == ["10.0.0.1"]
