@@ -132,14 +132,18 @@ class Route:
 
 @final
 class Rule:
-    """A policy rule of a namespace: packets from `source`, to `to` or in from `iif` look in `table`.
+    """A policy rule, as End.rules holds it: packets that it selects look for their route in `table`.
 
-    source, to   prefixes as text
-    priority     0: the kernel chooses
-    fwmark       0: any
-    family       4 or 6, where no prefix tells
+    source, to     prefixes as text
+    iif            name of the interface that packets come in by
+    fwmark         0: any
+    ipproto        number of the IP protocol, 0: any
+    sport, dport   a port, or the first and the last of a range, 1 to 65534
+    priority       lower ones come first; by default 32765, just before the table main
+    family         4 or 6, where no prefix tells; then 4 by default
 
-    Raises InvalidValue, naming `field`.  Source: fib_newrule in net/core/fib_rules.c.
+    Host bits of prefixes are cleared.  As text it is what `ip rule` shows.  Equal and hashable by value.  Raises
+    InvalidValue, naming `field`, with `from` for `source`.  Source: fib_nl2rule in net/core/fib_rules.c.
     """
 
     def __init__(
@@ -148,14 +152,18 @@ class Rule:
         table: int,
         source: str | None = None,
         to: str | None = None,
-        priority: int = 0,
-        fwmark: int = 0,
         iif: str | None = None,
+        fwmark: int = 0,
+        ipproto: int = 0,
+        sport: int | tuple[int, int] | None = None,
+        dport: int | tuple[int, int] | None = None,
+        priority: int = ...,
         family: Literal[4, 6] | None = None,
         field: str = "rule",
     ) -> None: ...
     @property
-    def source(self) -> str | None: ...
+    def source(self) -> str | None:
+        """With the prefix length, in the kernel's own spelling; None: any."""
     @property
     def to(self) -> str | None: ...
     @property
@@ -167,14 +175,22 @@ class Rule:
     @property
     def fwmark(self) -> int: ...
     @property
-    def iif(self) -> str | None:
-        ...
-
-        # -- rows ------------------------------------------------------------------------------------------
-
+    def ipproto(self) -> int: ...
+    @property
+    def sport(self) -> tuple[int, int] | None:
+        """The first and the last; None: any."""
+    @property
+    def dport(self) -> tuple[int, int] | None: ...
+    @property
+    def iif(self) -> str | None: ...
+    @property
+    def selectors(self) -> tuple[object, ...]:
+        """What packets have to be like; None or 0: any."""
     def __hash__(self) -> int: ...
     def __eq__(self, other: object) -> bool: ...
-    def __reduce__(self) -> tuple[Any, tuple[int, str | None, str | None, int, int, str | None, int]]: ...
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]: ...
+
+# -- rows ------------------------------------------------------------------------------------------
 
 class LinkRow:
     """One interface as the kernel reports it (RTM_NEWLINK, rtnl_fill_ifinfo in net/core/rtnetlink.c).
@@ -293,8 +309,11 @@ class RuleRow:
     """One policy rule (RTM_NEWRULE).
 
     family        AF_INET or AF_INET6
+    protocol      FRA_PROTOCOL: who made it
     source, to    prefixes, "" for any
     iif           "" for any
+    rule          the same as a value; None for one that a Rule cannot say
+    ours          whether it carries the protocol of fastnl's, 102
     """
 
     @property
@@ -309,6 +328,12 @@ class RuleRow:
     def to(self) -> str: ...
     @property
     def iif(self) -> str: ...
+    @property
+    def protocol(self) -> int: ...
+    @property
+    def rule(self) -> Rule | None: ...
+    @property
+    def ours(self) -> bool: ...
 
 def read_rows(data: Buffer) -> list[LinkRow | AddrRow | RouteRow | NeighRow | RuleRow]:
     """Every link, address, route, neighbour and rule row in a byte string of netlink messages.
@@ -407,6 +432,12 @@ def route_socket(ns_fd: int) -> int:
 def socket_in(ns_fd: int, family: int, kind: int, protocol: int) -> int:
     """A socket of any family inside an open network namespace, as its descriptor; otherwise like route_socket."""
 
+def read_settings(ns_fd: int, paths: list[str]) -> list[str | None]:
+    """What files under /proc/sys/net hold inside an open network namespace, a string for each path.
+
+    White space is made one blank; None for a file that cannot be read.  Raises OSError as route_socket does.
+    """
+
 # -- visits ----------------------------------------------------------------------------------------
 
 class Phase:
@@ -424,6 +455,7 @@ class Phase:
     RULE: Literal[10]
     QUERY: Literal[11]
     RAW: Literal[12]
+    SETTING: Literal[13]
 
 class Problem(NamedTuple):
     """One message that did not do what it should.
@@ -433,7 +465,8 @@ class Problem(NamedTuple):
     item      the caller's number
     phase     one of Phase
     end       0: a, 1: b
-    place     in the list that the message was made from: addresses, routes, neighbours
+    place     in the list that the message was made from: addresses, routes, neighbours, rules; of a SETTING 0:
+              route_localnet, 1: ping_group_range, 2: IPv6
     ext_ack   the kernel's own words, "" without
     offset    where in the message the kernel stopped, bytes; 0: not told
     soft      it was not meant to fail its item
@@ -490,6 +523,15 @@ class Visit:
 
         addrconf_disable_ipv6, net/ipv6/addrconf.c.  Not possible with /proc/sys read-only; see file_errors.
         """
+    def allow_ipv6(self, item: int, end: int, ifname: str) -> None:
+        """Turns IPv6 on on one interface, where its namespace has it off for new ones; before the messages.
+
+        A failure does not fail the item: it may have been on, and an address says whether it is.
+        """
+    def route_localnet(self, item: int, end: int, ifname: str, on: bool = True) -> None:
+        """Whether 127.0.0.0/8 may be routed by the interface (net.ipv4.conf.<ifname>); before the messages."""
+    def ping_group_range(self, item: int, end: int, low: int, high: int) -> None:
+        """Groups that may send ICMP echo requests without privilege in the namespace; before the messages."""
     def bring_up(
         self, item: int, end: int, index: int, alias: str | None, addr_gen_mode: int = -1, *,
         up: bool = True, group: int = 0, master: int = 0,
@@ -544,8 +586,8 @@ class Visit:
         soft: bool = False,
     ) -> None:
         """Adds (or replaces) or removes a neighbour."""
-    def rule(self, item: int, rule: Rule, add: bool = True, place: int = 0) -> None:
-        """Adds or removes a policy rule of the namespace."""
+    def rule(self, item: int, rule: Rule, add: bool = True, end: int = 0, place: int = 0, soft: bool = False) -> None:
+        """Adds or removes a policy rule of the namespace; with `soft` a failure does not fail the item."""
     def change(
         self,
         item: int,

@@ -22,10 +22,11 @@ from fastnl.errors import InvalidValue
 
 include "nl/writer.pxi"
 include "nl/reader.pxi"
-include "nl/rows.pxi"
 include "nl/ack.pxi"
 include "nl/addr.pxi"
 include "nl/route.pxi"
+include "nl/rule.pxi"
+include "nl/rows.pxi"
 include "nl/link.pxi"
 include "nl/netns.pxi"
 include "nl/glance.pxi"

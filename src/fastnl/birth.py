@@ -6,7 +6,7 @@ import errno
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fastnl import found, sweep
+from fastnl import found, rules, settings, sweep
 from fastnl._nl import Phase, Problem, Tour, Visit, make_tap
 from fastnl.errors import (
     Conflict,
@@ -60,6 +60,29 @@ def create(
     ids: set[str] | None = None,
 ) -> list[Result]:
     """Makes the connections; see Host.connect.  `ids` are those that the request has had already."""
+    results = _make(host, handles, connections, indexes, ids)
+    return _with_rules(host, handles, results) if rules.any_of(connections) else results
+
+
+def _with_rules(host: Host, handles: Handles, results: list[Result]) -> list[Result]:
+    """Puts up the policy rules of what was made; what cannot have them is removed again."""
+    made = [(n, r.wired) for n, r in enumerate(results) if r.wired and rules.any_of([r.wired.connection])]
+    fds = [[open_end(handles, e, "ab"[i]) for i, e in enumerate(w.connection.ends)] for _, w in made]
+    errors = rules.put_up(host, [rules.of(w.connection, at) for (_, w), at in zip(made, fds, strict=True)])
+    failed = [(n, w, e) for (n, w), e in zip(made, errors, strict=True) if e is not None]
+    sweep.remove_interfaces(host, handles, [w for _, w, _ in failed])
+    for n, _, error in failed:
+        results[n] = Result(error=error, changed=False)
+    return results
+
+
+def _make(
+    host: Host,
+    handles: Handles,
+    connections: Sequence[Connection],
+    indexes: Sequence[tuple[int, ...]] | None,
+    ids: set[str] | None,
+) -> list[Result]:
     unable = _unable(host) if connections else None
     if unable is not None:
         return [Result(error=unable, changed=False) for _ in connections]
@@ -95,7 +118,7 @@ def _with_found(
     made = [n for n, c in enumerate(connections) if not c.found]
     ids = ids if ids is not None else set()
     chosen = [indexes[n] for n in made] if indexes is not None else None
-    results = dict(zip(made, create(host, handles, [connections[n] for n in made], chosen, ids), strict=True))
+    results = dict(zip(made, _make(host, handles, [connections[n] for n in made], chosen, ids), strict=True))
     results |= zip(there, found.take(host, handles, [connections[n] for n in there], ids), strict=True)
     return [results[n] for n in range(len(connections))]
 
@@ -263,22 +286,56 @@ def _attempt(host: Host, handles: Handles, items: list[_Item]) -> list[_Item]:
             visit.vxlan(n, item.connection, item.fds[0], item.indexes[0], item.lower, host.group)
         else:
             visit.veth(n, item.connection, item.fds[0], item.indexes[0], item.fds[1], item.indexes[1], host.group)
+    _furnish_all(host, handles, tour, dict(enumerate(items)))
+    host.run(tour)
+    return _judge(host, handles, items, _with_ipv6(host, handles, items, tour.problems()))
+
+
+def _furnish_all(host: Host, handles: Handles, tour: Tour, items: dict[int, _Item], *, again: bool = False) -> None:
+    """The visits to the namespaces of items, by their numbers.
+
+    again   they were furnished in part, by a visit that found IPv6 switched off: so it is switched on
+    """
     homes: dict[int, Visit] = {}
     crowds: dict[int, int] = {}
-    for n, item in enumerate(items):
+    for n, item in items.items():
         for end, fd in enumerate(item.fds):
             visit = homes.get(fd)
             if visit is None:
                 visit = homes[fd] = tour.visit(fd)
                 crowds[fd] = host.population(handles.identity(fd))
             crowds[fd] += 1
-            furnish(host, visit, n, item.connection, end, item.indexes[end], crowds[fd], item.masters[end])
-    for n, item in enumerate(items):
+            if again:
+                _unfurnish(visit, n, item.connection, end, item.indexes[end])
+            furnish(host, visit, n, item.connection, end, item.indexes[end], crowds[fd], item.masters[end], again)
+    for n, item in items.items():
         for end, e in enumerate(item.connection.ends):
             if needs_carrier(e):
                 tour.visit(item.fds[end]).furnish_late(n, end, item.indexes[end], e)
+
+
+def _with_ipv6(host: Host, handles: Handles, items: list[_Item], problems: list[Problem]) -> list[Problem]:
+    """Switches IPv6 on for interfaces that were refused an address, and furnishes them again.
+
+    A new interface has it off where its namespace says so, as in most containers.  Which do is not looked up: the
+    refusal costs those that do a second visit, and the others nothing.  What comes back are the problems that are left.
+    """
+    refused = {p.item for p in problems if p.phase == Phase.ADDRESS and p.errno == errno.EACCES}
+    if not refused:
+        return problems
+    tour = Tour(len(items))
+    _furnish_all(host, handles, tour, {n: items[n] for n in sorted(refused)}, again=True)
     host.run(tour)
-    return _judge(host, handles, items, tour.problems())
+    return [p for p in problems if p.item not in refused] + tour.problems()
+
+
+def _unfurnish(visit: Visit, n: int, connection: Connection, end: int, index: int) -> None:
+    """Takes back what a visit may have given the interface, so that it can be given again."""
+    e = connection.ends[end]
+    for i, route in enumerate(e.routes):
+        visit.route(n, index, route, False, end, i, soft=True)
+    for i, address in enumerate(e.addresses):
+        visit.address(n, index, address, False, end, i, soft=True)
 
 
 def needs_carrier(end: End) -> bool:
@@ -287,15 +344,27 @@ def needs_carrier(end: End) -> bool:
 
 
 def furnish(
-    host: Host, visit: Visit, n: int, connection: Connection, end: int, index: int, crowd: int, master: int = 0
+    host: Host,
+    visit: Visit,
+    n: int,
+    connection: Connection,
+    end: int,
+    index: int,
+    crowd: int,
+    master: int = 0,
+    allow_ipv6: bool = False,
 ) -> None:
     """What an interface gets after it was created: marks, IPv6 mode, up, addresses, routes, permanent neighbours.
 
     crowd: how many ends of ours the namespace holds, this one counted; master: index of the interface that it is
-    a port of, 0: none.
+    a port of, 0: none; allow_ipv6: IPv6, if it is asked for, may be switched off in the namespace.
     """
     e = connection.ends[end]
     addr_gen_mode = -1
+    if e.settings or allow_ipv6:
+        settings.write(visit, n, end, e)
+        if allow_ipv6 and e.ipv6:
+            visit.allow_ipv6(n, end, e.ifname)
     if not e.ipv6 and (e.mtu or connection.mtu or 1500) >= 1280 and host.features.ipv6:
         if crowd > CROWD and host.features.writable_sysctl:
             visit.no_ipv6(n, e.ifname)
@@ -317,6 +386,8 @@ def _judge(host: Host, handles: Handles, items: list[_Item], problems: list[Prob
     first: dict[int, Problem] = {}
     unknown: set[int] = set()
     for problem in problems:
+        if problem.soft:
+            continue
         if problem.errno == 0:
             unknown.add(problem.item)
         elif problem.item not in first:

@@ -7,7 +7,7 @@ from collections.abc import Container, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fastnl import birth, sweep
+from fastnl import birth, rules, settings, sweep
 from fastnl._nl import Address, AddrRow, LinkRow, Phase, Problem, Tour, Visit
 from fastnl.errors import FastnlError, InternalError, InvalidValue, NetnsGone
 from fastnl.explain import explain, name_in_use
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fastnl.batch import Host
 
 RT_SCOPE_LINK = 253  # include/uapi/linux/rtnetlink.h
+BORN_MTU, BORN_TXQLEN = 1500, 1000  # of an Ethernet device of which nothing is asked
 
 
 def in_place(old: Connection, new: Connection) -> bool:
@@ -37,18 +38,29 @@ def in_place(old: Connection, new: Connection) -> bool:
         o.master != n.master or (old.found and o.ifname != n.ifname) for o, n in zip(old.ends, new.ends, strict=True)
     ):
         return False
-    # an MTU, MAC or queue length that is no longer asked for has no value to go back to
     return not any(
-        (_mtu(o, old) is not None and _mtu(n, new) is None)
-        or (o.mac is not None and n.mac is None)
-        or (o.txqlen is not None and n.txqlen is None)
-        or (o.rx_checksum is not None and n.rx_checksum is None)
-        or (o.tx_checksum is not None and n.tx_checksum is None)
+        # an MTU or queue length that is no longer asked for goes back only to what is known
+        (not (_is_ethernet(old) or old.found) and _is_dropped(o, old, n, new))
+        or (not (isinstance(old, Veth) or old.found) and _says_less_of_checksums(o, n))
         # an IPv6 side does not go, nor come without a link-local address, while the interface lives
         or (o.ipv6 and not n.ipv6)
         or ((_mtu(o, old) or 1500) < 1280 <= (_mtu(n, new) or 1500))
         for o, n in zip(old.ends, new.ends, strict=True)
     )
+
+
+def _is_dropped(o: End, old: Connection, n: End, new: Connection) -> bool:
+    return (_mtu(o, old) is not None and _mtu(n, new) is None) or (o.txqlen is not None and n.txqlen is None)
+
+
+def _says_less_of_checksums(o: End, n: End) -> bool:
+    before, now = (o.rx_checksum, o.tx_checksum), (n.rx_checksum, n.tx_checksum)
+    return any(b is not None and w is None for b, w in zip(before, now, strict=True))
+
+
+def _is_ethernet(connection: Connection) -> bool:
+    """Whether the kernel makes it with ETH_DATA_LEN and DEFAULT_TX_QUEUE_LEN."""
+    return connection.kind in ("veth", "tap", "dummy")
 
 
 def _mtu(end: End, connection: Connection) -> int | None:
@@ -97,7 +109,7 @@ def _alter(host: Host, handles: Handles, changes: Sequence[tuple[Wired, Connecti
             visit = visits.get(fd)
             if visit is None:
                 visit = visits[fd] = tour.visit(fd)
-            _write_changes(host, visit, n, end, wired, new)
+            _write_changes(host, visit, n, end, wired, new, _name(host, fd, wired, new, end))
             if _sets_what_was_left_open(wired.connection, new, end):
                 if fd not in looking:
                     looking[fd] = looks.visit(fd, asks=True)
@@ -117,7 +129,7 @@ def _alter(host: Host, handles: Handles, changes: Sequence[tuple[Wired, Connecti
         if results[n] is not None:
             continue
         if found is None:
-            error = _offload_anew(handles, wired, new)
+            error = _offload_anew(handles, wired, new) or _rules_anew(host, handles, wired, new)
             if error is None:
                 results[n] = Result(wired=Wired(new, wired.places))
             else:
@@ -137,10 +149,19 @@ def _alter(host: Host, handles: Handles, changes: Sequence[tuple[Wired, Connecti
 def _offload_anew(handles: Handles, wired: Wired, new: Connection) -> FastnlError | None:
     for n, (old, end, fd) in enumerate(zip(wired.connection.ends, new.ends, _reach(handles, wired), strict=True)):
         if (old.rx_checksum, old.tx_checksum) != (end.rx_checksum, end.tx_checksum):
-            refused = offload(fd, end, "ab"[n])
+            # what is found keeps what it has
+            refused = offload(fd, end, "ab"[n], None if new.found else old)
             if refused is not None:
                 return refused
     return None
+
+
+def _rules_anew(host: Host, handles: Handles, wired: Wired, new: Connection) -> FastnlError | None:
+    old = wired.connection
+    if not rules.any_of((old, new)):
+        return None
+    fds = _reach(handles, wired)
+    return rules.exchange(host, rules.of(old, fds, without=new), rules.of(new, fds, without=old))
 
 
 def _only_anew(old: Connection, found: Problem) -> bool:
@@ -149,8 +170,10 @@ def _only_anew(old: Connection, found: Problem) -> bool:
         return True  # somebody deleted the interface
     if found.phase == Phase.CHANGE:
         return found.errno == errno.EBUSY  # before 6.2 an interface that is up cannot be renamed
-    # IPv6 is off on an end that was made without it in a crowd
-    return found.phase == Phase.ADDRESS and found.errno == errno.EACCES and not old.ends[found.end].ipv6
+    if found.phase == Phase.SETTING:
+        return found.errno == errno.ENOENT and not old.found  # somebody deleted or renamed it
+    # somebody switched IPv6 off on it
+    return found.phase == Phase.ADDRESS and found.errno == errno.EACCES and not old.found
 
 
 def _sets_what_was_left_open(old: Connection, new: Connection, end: int) -> bool:
@@ -180,6 +203,23 @@ def _reach(handles: Handles, wired: Wired) -> tuple[int, ...]:
     return tuple(fds)
 
 
+def _name(host: Host, fd: int, wired: Wired, new: Connection, end: int) -> str:
+    """What an interface is called now, if a change of it may write files; "" if not, or if it is gone.
+
+    They go by its name, and by the name that it ought to have they may be somebody else's.
+    """
+    o, w = wired.connection.ends[end], new.ends[end]
+    again = o is w  # as when it is mended
+    if not (o.settings or w.settings or (w.ipv6 and (again or not o.ipv6))):
+        return ""
+    tour = Tour(1, False)
+    visit = tour.visit(fd, asks=True)
+    visit.get_link(0, wired.places[end].ifindex)
+    host.run(tour)
+    rows: list[LinkRow] = visit.rows()
+    return rows[0].ifname if rows else ""
+
+
 def _write_changes(
     host: Host,
     visit: Visit,
@@ -187,14 +227,20 @@ def _write_changes(
     end: int,
     wired: Wired,
     new: Connection,
+    name: str,
     not_there: Container[tuple[int, int, int, int]] = (),
 ) -> None:
     """The messages that turn one end into what it shall be; what goes goes first, so that it is not in the way.
 
-    not_there: (item, phase, end, place) of what the old connection has and the interface never got.
+    name: see _name; not_there: (item, phase, end, place) of what the old connection has and the interface never got.
     """
     old = wired.connection
     o, w, index = old.ends[end], new.ends[end], wired.places[end].ifindex
+    if name:
+        settings.write_changes(visit, n, end, o, w, name)
+    if name and w.ipv6 and not o.ipv6 and not new.found:
+        # made without it in a crowd, or in a namespace where it is switched off for new interfaces
+        visit.allow_ipv6(n, end, name)
     for i, neighbour in enumerate(o.neighbours):
         if neighbour not in w.neighbours and (n, Phase.NEIGHBOUR, end, i) not in not_there:
             visit.neighbour(n, index, neighbour, False, end, i, soft=True)
@@ -204,16 +250,20 @@ def _write_changes(
     for i, address in enumerate(o.addresses):
         if address not in w.addresses and (n, Phase.ADDRESS, end, i) not in not_there:
             visit.address(n, index, address, False, end, i, soft=True)
-    mtu, alias = _mtu(w, new), host.alias(new, end)
-    if mtu != _mtu(o, old) or w.mac != o.mac or w.txqlen != o.txqlen or w.ifname != o.ifname or w.up != o.up:
+    mtu, mac, txqlen, alias = _mtu(w, new), w.mac or o.mac, w.txqlen, host.alias(new, end)
+    if _is_ethernet(new):
+        # which MAC it once had nobody knows, so it keeps this one
+        mtu = mtu or (BORN_MTU if _mtu(o, old) else None)
+        txqlen = BORN_TXQLEN if txqlen is None and o.txqlen is not None else txqlen
+    if mtu != _mtu(o, old) or mac != o.mac or txqlen != o.txqlen or w.ifname != o.ifname or w.up != o.up:
         visit.change(
             n,
             index,
             end=end,
             name=w.ifname if w.ifname != o.ifname else None,
             mtu=mtu if mtu != _mtu(o, old) else None,
-            mac=w.mac if w.mac != o.mac else None,
-            txqlen=w.txqlen if w.txqlen != o.txqlen else None,
+            mac=mac if mac != o.mac else None,
+            txqlen=txqlen if txqlen != o.txqlen else None,
             up=w.up if w.up != o.up else None,
         )
     if alias != host.alias(old, end) or (end == 0 and not new.found):
@@ -222,7 +272,7 @@ def _write_changes(
     # An address that goes takes the secondaries of its subnet along, and routes and neighbours that hung on
     # it; a new MAC makes the kernel forget the neighbours, and what goes down its IPv6 addresses.  So what stays is
     # said again.
-    shaken = w.mac != o.mac or w.up != o.up or any(a not in w.addresses for a in o.addresses)
+    shaken = mac != o.mac or w.up != o.up or any(a not in w.addresses for a in o.addresses)
     for i, address in enumerate(w.addresses):
         kept = address in o.addresses
         if not kept or shaken:
@@ -252,7 +302,8 @@ def _take_back(
     for n, (wired, new) in enumerate(changes):
         for end, fd in enumerate(_reach(handles, wired)):
             visit, index = tour.visit(fd), wired.places[end].ifindex
-            _write_changes(host, visit, n, end, Wired(new, wired.places), wired.connection, refused)
+            name = _name(host, fd, wired, new, end)
+            _write_changes(host, visit, n, end, Wired(new, wired.places), wired.connection, name, refused)
             row = was.get((fd, index))
             if row is not None:
                 visit.change(n, index, end=end, mtu=row.mtu, mac=row.mac, txqlen=row.txqlen)
@@ -284,9 +335,11 @@ def mend(host: Host, handles: Handles, wired: Sequence[Wired], strict: bool) -> 
             # they go first: one of ours that is a secondary of theirs goes with it, and is said again
             for address in foreign.get((fd, w.places[end].ifindex), ()):
                 visits[fd].address(n, w.places[end].ifindex, address, False, end, 0, soft=True)
-            _say_all_again(host, visits[fd], n, end, w, masters.get((n, end), 0))
+            named = _name(host, fd, w, w.connection, end) == w.connection.ends[end].ifname
+            _say_all_again(host, visits[fd], n, end, w, masters.get((n, end), 0), named)
     host.run(tour)
     broken = {problem.item for problem in tour.problems() if not problem.soft or _is_still_missing(problem)}
+    broken |= _renamed(host, {n: (wired[n], fds) for n, fds in reached.items() if wired[n].connection.found})
     for n, w in enumerate(wired):
         if n in broken:
             anew.append(n)
@@ -296,9 +349,22 @@ def mend(host: Host, handles: Handles, wired: Sequence[Wired], strict: bool) -> 
     return [results[n] for n in range(len(wired))]
 
 
+def _renamed(host: Host, found: dict[int, tuple[Wired, tuple[int, ...]]]) -> set[int]:
+    """Interfaces of others that have another name now: they are not what was asked for any more."""
+    if not found:
+        return set()
+    tour = Tour(len(found), False)
+    looking = {}
+    for n, (w, fds) in found.items():
+        looking[n] = tour.visit(fds[0], asks=True)
+        looking[n].get_link(n, w.places[0].ifindex)
+    host.run(tour)
+    return {n for n, visit in looking.items() if any(r.ifname != found[n][0].connection.a.ifname for r in visit.rows())}
+
+
 def _is_still_missing(problem: Problem) -> bool:
-    """Whether an address could not be put back, as where IPv6 was switched off; that it is there is no problem."""
-    return problem.phase == Phase.ADDRESS and problem.errno not in (0, errno.EEXIST, *sweep.GONE)
+    """Whether an address or rule could not be put back; that it is there is no problem."""
+    return problem.phase in (Phase.ADDRESS, Phase.RULE) and problem.errno not in (0, errno.EEXIST, *sweep.GONE)
 
 
 def _foreign_addresses(
@@ -350,11 +416,19 @@ def _masters(host: Host, ends: dict[int, tuple[Wired, tuple[int, ...]]]) -> dict
     return out
 
 
-def _say_all_again(host: Host, visit: Visit, n: int, end: int, wired: Wired, master: int) -> None:
-    """Everything that can be said of an interface that is there; what is so already changes nothing."""
+def _say_all_again(host: Host, visit: Visit, n: int, end: int, wired: Wired, master: int, named: bool) -> None:
+    """Everything that can be said of an interface that is there; what is so already changes nothing.
+
+    named   it has the name that it ought to have
+    """
     connection, index = wired.connection, wired.places[end].ifindex
     e = connection.ends[end]
     ours = not connection.found
+    # the files of an interface of that name are not ours if somebody has renamed ours
+    if e.settings and named:
+        settings.write(visit, n, end, e)
+    if e.ipv6 and ours and named:
+        visit.allow_ipv6(n, end, e.ifname)
     if master:
         visit.change(n, index, end=end, master=master)
     visit.change(
@@ -367,6 +441,8 @@ def _say_all_again(host: Host, visit: Visit, n: int, end: int, wired: Wired, mas
         visit.route(n, index, route, True, end, i, replace=True)
     for i, neighbour in enumerate(e.neighbours):
         visit.neighbour(n, index, neighbour, True, end, i)
+    for i, rule in enumerate(e.rules):
+        visit.rule(n, rule, True, end, i, soft=True)
 
 
 # -- anew ------------------------------------------------------------------------------------------
@@ -444,11 +520,7 @@ def elsewhere(m: Move) -> Connection:
     e = old.ends[m.end]
     if e.master and m.mode == "move":
         raise InvalidValue("mode", f"a port of {e.master!r} cannot be moved, only made anew")
-    moved = End(
-        m.netns, e.ifname, e.addresses, mac=e.mac, mtu=e.mtu, routes=e.routes, neighbours=e.neighbours,
-        queues=e.queues, txqlen=e.txqlen, up=e.up, master=e.master, rx_checksum=e.rx_checksum,
-        tx_checksum=e.tx_checksum, keep_addresses=e.keep_addresses, where="ab"[m.end],
-    )  # fmt: skip
+    moved = replace(e, netns=m.netns, where="ab"[m.end])
     if isinstance(old, Veth):
         return replace(old, a=moved) if m.end == 0 else replace(old, b=moved)
     return replace(old, a=moved)
@@ -469,6 +541,7 @@ def _move(host: Host, handles: Handles, m: Move, new: Connection) -> Result:
         # somebody in the target has that index
         there = host.take_indexes(1)[0]
         error = _carry(host, wired.connection, new, m.end, (index, there), source, target)
+    error = error or _carry_rules(host, wired.connection, new, m.end, source, target)
     if error is None:
         places = list(wired.places)
         places[m.end] = Place(there, handles.identity(target))
@@ -484,6 +557,15 @@ def _move(host: Host, handles: Handles, m: Move, new: Connection) -> Result:
     return Result(wired=wired if back is None else None, error=error, changed=back is not None)
 
 
+def _carry_rules(
+    host: Host, old: Connection, new: Connection, end: int, source: int, target: int
+) -> FastnlError | None:
+    """Policy rules stay where they are: an end that moves gets them anew."""
+    here, there = [-1] * len(old.ends), [-1] * len(old.ends)
+    here[end], there[end] = source, target
+    return rules.exchange(host, rules.of(old, here), rules.of(new, there)) if rules.any_of((old,)) else None
+
+
 def _carry(
     host: Host, old: Connection, new: Connection, end: int, indexes: tuple[int, int], source: int, target: int
 ) -> FastnlError | None:
@@ -496,10 +578,12 @@ def _carry(
     # going down first is part of the move anyway; as its own message it costs no more
     tour.visit(source).move(0, indexes[0], target, end=end, new_index=indexes[1])
     arrival = tour.visit(target)
-    birth.furnish(host, arrival, 0, new, end, indexes[1], 1)
+    birth.furnish(host, arrival, 0, new, end, indexes[1], 1, allow_ipv6=True)
     arrival.furnish_late(0, end, indexes[1], new.ends[end])
     host.run(tour)
     for problem in tour.problems():
+        if problem.soft:
+            continue
         if problem.errno == 0:
             return InternalError("the kernel's answer to a move was lost", phase="move")
         if problem.phase == Phase.MOVE and problem.errno == errno.EEXIST:

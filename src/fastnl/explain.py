@@ -23,7 +23,9 @@ PHASE_NAMES = {
     Phase.RULE: "rule",
     Phase.QUERY: "query",
     Phase.RAW: "raw",
+    Phase.SETTING: "setting",
 }
+SETTINGS = ("route_localnet", "ping_group_range", "addresses")  # fields by place
 
 # what to do, by phase and errno; the first line of the message says what failed
 HINTS = {
@@ -32,7 +34,7 @@ HINTS = {
     (Phase.ROUTE, errno.EEXIST): "the namespace has a route to that destination with that metric already",
     (Phase.ROUTE, errno.EINVAL): "the next hop or source address does not fit this end's addresses",
     (Phase.ADDRESS, errno.EEXIST): "the namespace has that address already",
-    (Phase.ADDRESS, errno.EACCES): "IPv6 is switched off in that namespace (disable_ipv6)",
+    (Phase.ADDRESS, errno.EACCES): "IPv6 is switched off on that interface (disable_ipv6)",
     (Phase.ADDRESS, errno.EAFNOSUPPORT): "this kernel runs without that address family",
     (Phase.ADDRESS, errno.EOPNOTSUPP): "this kernel runs without that address family",
     (Phase.ADDRESS, errno.ENODEV): "the interface is gone, or IPv6 is off on it (its MTU is below 1280)",
@@ -42,6 +44,13 @@ HINTS = {
         Phase.NEIGHBOUR,
         errno.ENOBUFS,
     ): "the neighbour table is full of learned entries: raise net.ipv4.neigh.default.gc_thresh3",
+    (Phase.RULE, errno.EEXIST): "the namespace has that rule already",
+    (Phase.RULE, errno.EAFNOSUPPORT): "this kernel runs without policy rules of that address family",
+    (Phase.RULE, errno.EOPNOTSUPP): "this kernel runs without policy rules of that address family",
+    (Phase.SETTING, errno.ENOENT): "this kernel has no such setting, or /proc is not there",
+    (Phase.SETTING, errno.EROFS): "/proc/sys is mounted read-only here; the engine needs to write it",
+    (Phase.SETTING, errno.EACCES): "/proc/sys cannot be written here",
+    (Phase.SETTING, errno.EINVAL): "a group that the user namespace does not have",
     (Phase.CREATE, errno.EOPNOTSUPP): "this kernel has no driver of that kind; load the module",
     (Phase.CREATE, errno.ENOBUFS): "the kernel is out of memory or of interface numbers",
     (Phase.CREATE, errno.ENOENT): "there is no /dev/net/tun here; load the module tun",
@@ -52,10 +61,21 @@ HINTS = {
 }
 
 
+# fields of an End that are lists, by the phase of their messages
+LISTS = {
+    Phase.ADDRESS: "addresses",
+    Phase.ROUTE: "routes",
+    Phase.NEIGHBOUR: "neighbours",
+    Phase.RULE: "rules",
+}
+
+
 def field_of(connection: Connection, problem: Problem) -> str:
     """Path of the value that a message was made from, e.g. "a.routes[2]"."""
     end = "ab"[problem.end] if problem.end < 2 else "a"
-    field = {Phase.ADDRESS: "addresses", Phase.ROUTE: "routes", Phase.NEIGHBOUR: "neighbours"}.get(problem.phase)
+    if problem.phase == Phase.SETTING:
+        return f"{end}.{SETTINGS[problem.place]}"
+    field = LISTS.get(problem.phase)
     if field:
         return f"{end}.{field}[{problem.place}]"
     if problem.phase == Phase.CREATE:
@@ -67,8 +87,8 @@ def _value_at(connection: Connection, problem: Problem) -> str:
     if problem.end >= len(connection.ends):
         return ""
     end = connection.ends[problem.end]
-    values = {Phase.ADDRESS: end.addresses, Phase.ROUTE: end.routes, Phase.NEIGHBOUR: end.neighbours}
-    listed: tuple[object, ...] = values.get(problem.phase, ())
+    field = LISTS.get(problem.phase)
+    listed: tuple[object, ...] = getattr(end, field) if field else ()
     if problem.place < len(listed):
         value = listed[problem.place]
         return str(getattr(value, "text", value))
@@ -100,6 +120,9 @@ def explain(connection: Connection, problem: Problem) -> FastnlError:
             **details,
         )
     hint = HINTS.get((problem.phase, problem.errno))
+    if (problem.phase, problem.errno) == (Phase.ADDRESS, errno.EACCES):
+        owner = "its owner's to switch on" if connection.found else "/proc/sys could not be written to switch it on"
+        hint = f"{hint}; {owner}"
     return KernelError(f"{message}; {hint}" if hint else message, **details)
 
 

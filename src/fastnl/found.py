@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
+from fastnl import settings
 from fastnl._nl import LinkRow, Phase, Tour, Visit
 from fastnl.errors import Conflict, FastnlError, NetnsGone, NetnsNotFound
 from fastnl.explain import explain, name_in_use
@@ -65,6 +66,8 @@ def _furnish(host: Host, wired: dict[int, Wired], fds: dict[int, int]) -> dict[i
         w = wired[n]
         end, index = w.connection.ends[0], w.places[0].ifindex
         visit = tour.visit(fds[n])
+        if end.settings:
+            settings.write(visit, item, 0, end)
         visit.change(
             item, index, mtu=end.mtu or w.connection.mtu, mac=end.mac, txqlen=end.txqlen, up=end.up,
         )  # fmt: skip

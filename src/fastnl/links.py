@@ -23,6 +23,8 @@ MIN_MTU = 68  # ETH_MIN_MTU, include/uapi/linux/if_ether.h
 MAX_MTU = 65535  # ETH_MAX_MTU
 MAX_VNI = (1 << 24) - 1
 VXLAN_OVERHEAD = {4: 50, 6: 70}  # bytes of outer Ethernet, IP, UDP and VXLAN headers
+MAX_GROUP = (1 << 31) - 1  # GID_T_MAX, net/ipv4/sysctl_net_ipv4.c
+NOBODY = (1, 0)  # how the kernel spells an empty range of groups
 MAX_ID = 200  # bytes; the alias "fastnl/<instance>/<id>/<end>" must stay under IFALIASZ, 256
 
 
@@ -47,6 +49,14 @@ def _each_once(values: tuple[object, ...], where: str) -> None:
         seen.add(value)
 
 
+def _check_groups(groups: tuple[int, int], where: str) -> None:
+    if not isinstance(groups, tuple) or len(groups) != 2:
+        raise InvalidValue(where, "must be the lowest and the highest group")
+    if groups != NOBODY:
+        _number(groups[0], 0, MAX_GROUP, f"{where}[0]")
+        _number(groups[1], groups[0], MAX_GROUP, f"{where}[1]")
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """One end of a connection.
@@ -60,6 +70,10 @@ class End:
     queues      transmit and receive queues
     txqlen      length of the transmit queue, packets; None: the kernel's default
     keep_addresses   addresses that others gave it are as good as those asked for
+    rules       policy rules of its namespace, there as long as the connection
+    route_localnet     whether 127.0.0.0/8 may be routed by it (net.ipv4.conf.<ifname>.route_localnet)
+    ping_group_range   lowest and highest group that may send ICMP echo requests without privilege in its namespace,
+                (1, 0): none; it stays when the connection goes.  None: as it is
     up          whether it is up; what is down has no routes and no neighbours
     master      name of the interface in the same namespace, a VRF or a bridge, that it becomes a port of
     rx_checksum, tx_checksum   whether checksums are left to the interface (ethtool -K); None: as the kernel has it
@@ -81,8 +95,12 @@ class End:
     rx_checksum: bool | None = None
     tx_checksum: bool | None = None
     keep_addresses: bool = False
+    rules: tuple[Rule, ...] = ()
+    route_localnet: bool = False
+    ping_group_range: tuple[int, int] | None = None
     where: str = field(default="", repr=False, compare=False)
     ipv6: bool = field(default=False, init=False, repr=False, compare=False)
+    settings: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __init__(
         self,
@@ -101,6 +119,9 @@ class End:
         rx_checksum: bool | None = None,
         tx_checksum: bool | None = None,
         keep_addresses: bool = False,
+        rules: Iterable[Rule] = (),
+        route_localnet: bool = False,
+        ping_group_range: tuple[int, int] | None = None,
         where: str = "",
     ) -> None:
         dot = where and where + "."
@@ -135,6 +156,12 @@ class End:
             _each_once(checked, dot + "addresses")
         if len(neighbours) > 1:
             _each_once(tuple(n.ip for n in neighbours), dot + "neighbours")
+        if rules:
+            rules = tuple(rules)
+            _all_of(Rule, rules, dot + "rules")
+            _each_once(rules, dot + "rules")
+        if ping_group_range is not None:
+            _check_groups(ping_group_range, dot + "ping_group_range")
         if not up and (routes or neighbours):
             what = "routes" if routes else "neighbours"
             raise InvalidValue(dot + what, "an interface that is down has none")
@@ -157,8 +184,12 @@ class End:
         put(self, "rx_checksum", rx_checksum)
         put(self, "tx_checksum", tx_checksum)
         put(self, "keep_addresses", keep_addresses)
+        put(self, "rules", rules)
+        put(self, "route_localnet", route_localnet)
+        put(self, "ping_group_range", ping_group_range)
         put(self, "where", where)
         put(self, "ipv6", ipv6)
+        put(self, "settings", route_localnet or ping_group_range is not None)
 
 
 def _check_id(value: str) -> None:
@@ -382,6 +413,8 @@ class Device:
             raise InvalidValue("a.up", "a loopback interface that is down breaks its namespace")
         if self.found and self.a.queues != 1:
             raise InvalidValue("a.queues", "an interface that is there has the queues that it has")
+        if self.found and self.a.route_localnet:
+            raise InvalidValue("a.route_localnet", "is for interfaces that fastnl makes, with which it goes")
 
     @property
     def ends(self) -> tuple[End, ...]:

@@ -7,6 +7,7 @@ A reference is text:
     file:/path          a bind mount or /proc/PID/ns/net
     pid:123             of a process; a pidfd keeps a reused pid from being taken for it
     inode:4026532008    by inode number, found among processes and /run/netns
+    inode:4026532008.17 by inode number and id (see Identity); the kernel finds it, whoever has it
     microservice:web    of a container, for a process that has set `microservices`
 
 An open descriptor keeps a namespace alive, so Handles is a context manager that closes everything at the
@@ -16,11 +17,14 @@ end of a batch.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import functools
 import os
+import re
 import select
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +39,15 @@ RUN_NETNS = "/run/netns"
 microservices: Callable[[str], int | None] | None = None
 
 PIDFD_GET_NET_NAMESPACE = 0xFF04  # _IO(0xFF, 4), include/uapi/linux/pidfd.h, Linux 6.11
+FD_NSFS_ROOT = -10003  # include/uapi/linux/fcntl.h, Linux 6.18: stands for where all namespaces are
+FILEID_NSFS = 0xF1  # include/linux/exportfs.h
+CLONE_NEWNET = 0x40000000
+
+AT_EMPTY_PATH = 0x1000
+# struct file_handle: its size and type, then struct nsfs_file_handle: id, type of namespace, inode
+_HANDLE = "=IiQII"
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Identity(NamedTuple):
@@ -67,6 +80,12 @@ def split(reference: str) -> tuple[str, str]:
     elif kind == "file":
         if not value.startswith("/"):
             raise InvalidValue("netns", f"{reference!r}: the path must begin with /")
+    elif kind == "inode" and "." in value:
+        if (
+            not re.fullmatch(r"[1-9][0-9]{0,9}\.[1-9][0-9]{0,18}", value, re.ASCII)
+            or int(value.partition(".")[0]) >> 32
+        ):
+            raise InvalidValue("netns", f"{reference!r}: {value!r} is not INODE.ID, two numbers")
     elif kind in ("pid", "inode"):
         most = (1 << 31) - 1 if kind == "pid" else (1 << 63) - 1
         if not (value.isascii() and value.isdigit() and len(value) < 20 and 0 < int(value) <= most):
@@ -141,6 +160,8 @@ def open_reference(reference: str, *, fenced: bool = True) -> int:
             return _open_pid(int(value))
         if kind == "microservice":
             return _open_microservice(value)
+        if "." in value:
+            return _open_handle(*(int(number) for number in value.split(".")))
         return _open_inode(int(value))
     except OSError as e:
         raise _not_found(reference, kind, value, e) from None
@@ -164,6 +185,8 @@ def _not_found(reference: str, kind: str, value: str, e: OSError) -> FastnlError
         why = f"there is no process {value}"
     elif kind == "microservice":
         why = f"no container runs as microservice {value!r}"
+    elif kind == "inode" and "." in value:
+        why = "it is gone" if e.errno == errno.ESTALE else f"{e.strerror}; Linux 6.18 opens it by its id"
     elif kind == "inode":
         why = f"no process and no file in {RUN_NETNS} has a namespace with inode {value}"
     else:
@@ -227,6 +250,31 @@ def _open_inode(inode: int) -> int:
             return fd
         os.close(fd)
     raise FileNotFoundError(errno.ENOENT, "No such namespace")
+
+
+def _open_handle(inode: int, ns_id: int) -> int:
+    """By the handle that the kernel has for every namespace, so nothing is held and nothing searched."""
+    handle = struct.pack(_HANDLE, 16, FILEID_NSFS, ns_id, CLONE_NEWNET, inode)
+    fd = int(_libc.open_by_handle_at(FD_NSFS_ROOT, handle, os.O_RDONLY | os.O_CLOEXEC))
+    if fd < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return fd
+
+
+def handle_reference(fd: int) -> str | None:
+    """The reference of inode and id to what is behind a descriptor, also one of O_PATH; nothing is opened for it.
+
+    None: it is no network namespace, or the kernel has no handles of them (before Linux 6.18).
+    """
+    handle = ctypes.create_string_buffer(struct.pack(_HANDLE, 16, 0, 0, 0, 0))
+    mount = ctypes.c_int()
+    if _libc.name_to_handle_at(fd, b"", handle, ctypes.byref(mount), AT_EMPTY_PATH):
+        return None
+    size, kind, ns_id, ns_type, inode = struct.unpack_from(_HANDLE, handle.raw)
+    if (size, kind, ns_type) != (16, FILEID_NSFS, CLONE_NEWNET):
+        return None
+    return f"inode:{inode}.{ns_id}"
 
 
 def candidates() -> Iterator[str]:
@@ -351,9 +399,6 @@ def remove(name: str) -> None:
 
 
 def _umount(path: str) -> None:
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
     # EINVAL: a plain file without a mount, which unlink removes all the same
-    if libc.umount2(os.fsencode(path), 2) and ctypes.get_errno() not in (errno.EINVAL, errno.ENOENT):
+    if _libc.umount2(os.fsencode(path), 2) and ctypes.get_errno() not in (errno.EINVAL, errno.ENOENT):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)

@@ -15,7 +15,17 @@ from typing import Any, NamedTuple
 
 from pyroute2 import IPRSocket
 from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, nla
-from pyroute2.netlink.rtnl import RTM_GETADDR, RTM_GETLINK, RTM_GETNEIGH, RTM_GETNSID, RTM_GETROUTE, ndmsg, rt_type
+from pyroute2.netlink.rtnl import (
+    RTM_GETADDR,
+    RTM_GETLINK,
+    RTM_GETNEIGH,
+    RTM_GETNSID,
+    RTM_GETROUTE,
+    RTM_GETRULE,
+    ndmsg,
+    rt_type,
+)
+from pyroute2.netlink.rtnl.fibmsg import FR_ACT_TO_TBL, fibmsg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ifinfmsg.plugins.vxlan import vxlan
@@ -32,7 +42,7 @@ IFF_UP = 1
 SKIP_STATS = 1 << 3  # RTEXT_FILTER_SKIP_STATS: counters are summed over every CPU
 RTM_F_CLONED = 0x200  # a cached exception, not a route
 MAIN_TABLE = 254
-NO_NUMBER = 0xFFFFFFFF  # NETNSA_NSID_NOT_ASSIGNED
+NO_NUMBER = ALL_ONES = 0xFFFFFFFF  # the former: NETNSA_NSID_NOT_ASSIGNED
 SCOPES = {0: "", 200: " scope site", 253: " scope link", 254: " scope host"}
 
 # IFLA_VXLAN_* that are always told, and those that are left out when they are off
@@ -99,6 +109,21 @@ class Neighbour(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.ip} lladdr {self.mac or '-'} {self.state}"
+
+
+class Rule(NamedTuple):
+    """One policy rule.
+
+    others   what else selects packets or happens to them, by the kernel's names
+    """
+
+    family: int
+    words: str
+    others: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """As `ip rule` spells it."""
+        return " ".join((self.words, *self.others))
 
 
 class _Vxlan(nla):  # type: ignore[misc]
@@ -171,6 +196,10 @@ class Reader:
     def neighbours(self, index: int = 0) -> list[Neighbour]:
         narrowed = {"NDA_IFINDEX": index} if index else {}
         return [_neighbour(m) for m in self._ask(RTM_GETNEIGH, ndmsg.ndmsg, DUMP, {}, **narrowed)]
+
+    def rules(self) -> list[Rule]:
+        """The policy rules of both families; none where the kernel has none."""
+        return [_rule(m) for m in self._ask(RTM_GETRULE, fibmsg, DUMP, {"family": socket.AF_UNSPEC})]
 
     def number_of(self, ns_fd: int) -> int | None:
         """The number by which this namespace knows another one, None if it does not know it."""
@@ -305,3 +334,46 @@ def _neighbour(m: Any) -> Neighbour:
     get = _attributes(m)
     names = [name for name, bit in ndmsg.states.items() if m["state"] & bit]
     return Neighbour(m["ifindex"], get("NDA_DST") or "", get("NDA_LLADDR") or "", ",".join(names))
+
+
+# attributes of every rule, and those that select nothing in their usual form
+RULE_ATTRIBUTES = ("SRC", "DST", "IIFNAME", "PRIORITY", "TABLE", "FWMARK", "PROTOCOL", "IP_PROTO", "PAD")
+RULE_USUAL = {"FWMASK": ALL_ONES, "SUPPRESS_PREFIXLEN": ALL_ONES}
+FIB_RULE_INVERT = 2
+
+
+def _rule(m: Any) -> Rule:
+    get = _attributes(m)
+    words = [f"{get('FRA_PRIORITY') or 0}: from", f"{get('FRA_SRC')}/{m['src_len']}" if m["src_len"] else "all"]
+    for word, value in (
+        ("to", f"{get('FRA_DST')}/{m['dst_len']}" if m["dst_len"] else None),
+        ("fwmark", hex(get("FRA_FWMARK")) if get("FRA_FWMARK") else None),
+        ("iif", get("FRA_IIFNAME")),
+        ("ipproto", get("FRA_IP_PROTO")),
+        ("sport", _ports(get("FRA_SPORT_RANGE"))),
+        ("dport", _ports(get("FRA_DPORT_RANGE"))),
+    ):
+        if value:
+            words += [word, str(value)]
+    words += ["lookup", str(get("FRA_TABLE") or m["table"])]
+    others = [
+        name.removeprefix("FRA_").lower()
+        for name, value in m["attrs"]
+        if name.startswith("FRA_")
+        and not name.endswith("_RANGE")
+        and name.removeprefix("FRA_") not in RULE_ATTRIBUTES
+        and RULE_USUAL.get(name.removeprefix("FRA_")) != value
+    ]
+    others += ["uidrange"] if get("FRA_UID_RANGE") else []
+    others += ["not"] if m["flags"] & FIB_RULE_INVERT else []
+    others += [f"tos {m['tos']}"] if m["tos"] else []
+    others += [f"action {m['action']}"] if m["action"] != FR_ACT_TO_TBL else []
+    return Rule(m["family"], " ".join(words), tuple(others))
+
+
+def _ports(text: str | None) -> str | None:
+    """pyroute2 spells a range "80:81"."""
+    if text is None:
+        return None
+    low, high = text.split(":")
+    return low if low == high else f"{low}-{high}"

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from fastnl import settings
+from fastnl._nl import read_settings
 from fastnl.errors import NetnsNotFound
 from fastnl.links import Connection, End, Vxlan
 from fastnl.netns import Identity, identity, open_reference
-from fastnl.readback import MAIN_TABLE, Link, Neighbour, Reader, Route
+from fastnl.readback import MAIN_TABLE, Link, Neighbour, Reader, Route, Rule
 from fastnl.wired import Place, Wired
 
 FEW = 16  # interfaces of one namespace that are asked for one by one; for more, the whole namespace is read
@@ -26,6 +28,7 @@ class Seen:
     """What one namespace holds of what was looked for; rows by index of their interface.
 
     numbers   by which the namespace knows others, None: it does not
+    settings  what files under /proc/sys/net hold, None: there is none
     """
 
     by_index: dict[int, Link]
@@ -34,6 +37,8 @@ class Seen:
     routes: dict[int, list[Route]]
     neighbours: dict[int, list[Neighbour]]
     numbers: dict[Identity, int | None]
+    rules: list[Rule]
+    settings: dict[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ def look(wired: Sequence[Wired]) -> Sight:
         with _opened(wanted.reference, is_) as fd:
             if fd is not None:
                 with Reader(fd) as reader:
-                    seen[is_] = _read(reader, wanted)
+                    seen[is_] = _read(reader, wanted, fd)
     # one that went or was replaced since a moment ago is nobody's now
     return Sight({reference: is_ if is_ in seen else None for reference, is_ in who.items()}, seen)
 
@@ -134,7 +139,7 @@ def _sort(wired: Iterable[Wired], who: dict[str, Identity | None]) -> dict[Ident
     return out
 
 
-def _read(reader: Reader, wanted: _Wanted) -> Seen:
+def _read(reader: Reader, wanted: _Wanted, fd: int) -> Seen:
     if len(wanted.ends) + len(wanted.names) > FEW:
         links, scope = reader.links(), [0]
     else:
@@ -143,6 +148,7 @@ def _read(reader: Reader, wanted: _Wanted) -> Seen:
     ends = [end for end, _ in wanted.ends]
     tables = {route.table or MAIN_TABLE for end in ends for route in end.routes}
     meet = any(end.neighbours for end in ends)
+    files = [path for end in ends if end.settings for path, _ in settings.wanted(end).values()]
     addresses: dict[int, list[str]] = defaultdict(list)
     for index, text in (row for i in scope for row in reader.addresses(i)):
         addresses[index].append(text)
@@ -154,6 +160,8 @@ def _read(reader: Reader, wanted: _Wanted) -> Seen:
         neighbours=_by_index(row for i in scope if meet for row in reader.neighbours(i)),
         # after the links: asking for one makes the kernel number the namespace that it is tied to
         numbers={other: _number(reader, other, reference) for other, reference in wanted.others.items()},
+        rules=reader.rules() if any(end.rules for end in ends) else [],
+        settings=dict(zip(files, read_settings(fd, files) if files else (), strict=True)),
     )
 
 

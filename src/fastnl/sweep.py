@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from fastnl import found
+from fastnl import found, rules
 from fastnl._nl import Phase, Problem, Tour, Visit
 from fastnl.errors import FastnlError, InvalidValue, KernelError, NetnsNotFound
 from fastnl.explain import explain
@@ -71,10 +71,41 @@ def cover(pairs: Sequence[tuple[K, ...]]) -> list[int]:
 
 def remove(host: Host, handles: Handles, wired: Sequence[Wired]) -> list[Result]:
     """Removes connections; see Host.disconnect."""
+    if not rules.any_of(w.connection for w in wired):
+        return remove_interfaces(host, handles, wired)
+    errors = _take_rules_down(host, handles, wired)
+    going = [n for n, error in enumerate(errors) if error is None]
+    removed = remove_interfaces(host, handles, [wired[n] for n in going])
+    results = {n: Result(wired=wired[n], error=e, changed=False) for n, e in enumerate(errors) if e is not None}
+    results |= zip(going, removed, strict=True)
+    return [results[n] for n in range(len(wired))]
+
+
+def _take_rules_down(host: Host, handles: Handles, wired: Sequence[Wired]) -> list[FastnlError | None]:
+    """Before the interfaces go: what is left when that fails is still known, and so are they."""
+    errors: list[FastnlError | None] = [None] * len(wired)
+    there: list[tuple[int, rules.Some]] = []
+    for n, w in enumerate(wired):
+        try:
+            fds = [
+                _reach(handles, end.netns, place.netns) if end.rules else -1
+                for end, place in zip(w.connection.ends, w.places, strict=True)
+            ]
+        except FastnlError as e:
+            errors[n] = e
+        else:
+            there += [(n, some) for some in rules.of(w.connection, fds)]
+    for (n, _), error in zip(there, rules.take_down(host, [some for _, some in there]), strict=True):
+        errors[n] = errors[n] or error
+    return errors
+
+
+def remove_interfaces(host: Host, handles: Handles, wired: Sequence[Wired]) -> list[Result]:
+    """The same for connections that have no policy rules, or not any more."""
     if any(w.connection.found for w in wired):
         there = [n for n, w in enumerate(wired) if w.connection.found]
         made = [n for n, w in enumerate(wired) if not w.connection.found]
-        results_of = dict(zip(made, remove(host, handles, [wired[n] for n in made]), strict=True))
+        results_of = dict(zip(made, remove_interfaces(host, handles, [wired[n] for n in made]), strict=True))
         results_of |= zip(there, found.let_go(host, handles, [wired[n] for n in there]), strict=True)
         return [results_of[n] for n in range(len(wired))]
     chosen = cover([tuple(p.netns for p in w.places) for w in wired])

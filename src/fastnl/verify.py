@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
-from fastnl import readback
+from fastnl import readback, settings
 from fastnl.links import Connection, End, Neighbour, Route, Veth, Vxlan
 from fastnl.netns import Identity
 from fastnl.readback import Link
@@ -45,11 +45,12 @@ class Difference:
 
     field   path: a.netns, a.ifindex, a.ifname, a.kind, a.up, a.mtu, a.mac, a.txqlen, a.queues, a.alias,
             a.addresses[i] (missing, or of another length), a.addresses (one too many), a.routes[i],
-            a.neighbours[i], a.peer, the same for b, and vxlan.… by the names of Vxlan's fields
+            a.neighbours[i], a.rules[i], a.route_localnet, a.ping_group_range, a.peer, the same for b, and vxlan.… by
+            the names of Vxlan's fields
     want    as asked for; None: it should not be there
     have    as the kernel has it; None: it is not there
 
-    A namespace is spelled "inode:4026532008", a route and a neighbour as `ip` does.
+    A namespace is spelled "inode:4026532008", a route, a neighbour and a rule as `ip` does, a setting as its file does.
     """
 
     field: str
@@ -105,6 +106,9 @@ def _differences(w: Wired, sight: Sight, alias: Callable[[Connection, int], str]
         yield from _addresses(at, end, seen.addresses.get(link.ifindex, []), w.connection.found)
         yield from _routes(at, end, link.ifindex, seen.routes.get(link.ifindex, []))
         yield from _neighbours(at, end, seen.neighbours.get(link.ifindex, []))
+        yield from _rules(at, end, seen.rules)
+        for field, (path, want) in settings.wanted(end).items():
+            yield from _compare(f"{at}.{field}", want, seen.settings.get(path))
         if link.kind == KERNEL_KINDS.get(w.connection.kind, w.connection.kind):
             links.append(link)
     if len(links) < len(w.connection.ends):
@@ -218,6 +222,14 @@ def _neighbours(at: str, end: End, have: list[readback.Neighbour]) -> Iterator[D
 
 def _same(want: Neighbour, have: readback.Neighbour) -> bool:
     return want.mac == have.mac and (want.state == have.state or not {want.state, have.state} & set(AGELESS))
+
+
+def _rules(at: str, end: End, have: list[readback.Rule]) -> Iterator[Difference]:
+    for i, rule in enumerate(end.rules):
+        family = socket.AF_INET6 if rule.family == 6 else socket.AF_INET
+        like = [row for row in have if row.family == family and row.words.startswith(f"{rule.priority}:")]
+        if not any(row.words == str(rule) and not row.others for row in like):
+            yield Difference(f"{at}.rules[{i}]", str(rule), ", ".join(map(str, like)) or None)
 
 
 def _peer(at: str, end: End, link: Link, other: End, peer: Link, sight: Sight) -> Iterator[Difference]:

@@ -23,6 +23,7 @@ from fastnl import (
     NetnsNotFound,
     Route,
     Veth,
+    birth,
 )
 from fastnl.testing import ip_json, nsenter, ping
 
@@ -234,10 +235,13 @@ def test_an_ipv6_route_whose_gateway_is_unreachable(host, names):
     assert (error.phase, error.field) == ("route", "a.routes[0]")
 
 
-def test_an_address_of_a_family_that_is_switched_off(host, names):
+def test_an_address_of_a_family_that_cannot_be_switched_on(host, names, monkeypatch):
+    """As where /proc/sys is read-only: the switch is not written."""
     subprocess.run(
         nsenter(names[3], "sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6"), check=True
     )  # fmt: skip
+    real = birth.furnish
+    monkeypatch.setattr(birth, "furnish", lambda *args: real(*args[:8]))
     bad = Veth(End(names[2], "bad", ["10.99.0.1/24"]), End(names[3], "bad", ["10.99.0.2/24", "fd00::1/64"]))
     error = in_the_middle(host, names, bad)
     assert isinstance(error, KernelError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -203,6 +204,11 @@ def test_checksums_are_left_to_the_interface_or_not(host, netns, blue):
     [result] = host.update([(wired, Veth(End(blue, "e0", rx_checksum=True, tx_checksum=True), pair.b, "pair"))])
     assert result.error is None and result.wired.places == wired.places
     assert offloads(blue, "e0") == ["on", "on"]
+    # what is no longer asked for is on, as at birth
+    [result] = host.update([(result.wired, replace(pair, a=End(blue, "e0", tx_checksum=False)))])
+    assert result.wired.places == wired.places and offloads(blue, "e0") == ["on", "off"]
+    [result] = host.update([(result.wired, replace(pair, a=End(blue, "e0")))])
+    assert result.wired.places == wired.places and offloads(blue, "e0") == ["on", "on"]
 
 
 # -- found -----------------------------------------------------------------------------------------

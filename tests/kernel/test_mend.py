@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
+import sys
 
 import pytest
 
@@ -244,13 +246,37 @@ def test_look_around_takes_glances_only():
         look_around([Glances("/run/netns/blue", (1, 0)), "no"])
 
 
-def test_an_address_that_the_interface_does_not_take_any_more_is_not_called_mended(host, wired):
-    """With IPv6 switched off on the interface it is made anew; with IPv6 switched off for all that does not help."""
+def test_an_ipv6_address_comes_back_where_somebody_switched_ipv6_off(host, wired):
     plain = Veth(End("blue", "e0", ["10.0.0.1/24", "fd00::1/64"]), End("red", "e0"), id="mine")
     [result] = host.update([(wired, plain)])
     subprocess.run([*IN_BLUE, "sysctl", "-qw", "net.ipv6.conf.e0.disable_ipv6=1"], check=True)
-    [result] = host.mend([result.wired])
-    assert result.ok and ("fd00::1", 64) in look()[5]
+    [mended] = host.mend([result.wired])
+    assert mended.ok and ("fd00::1", 64) in look()[5]
     subprocess.run([*IN_BLUE, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"], check=True)
-    [result] = host.mend([result.wired])
-    assert result.error is not None and result.error.field == "a.addresses[1]"
+    [mended] = host.mend([result.wired])
+    assert mended.ok and mended.wired == result.wired and ("fd00::1", 64) in look()[5]
+    # nobody else's switch
+    done = subprocess.run([*IN_BLUE, "sysctl", "-n", "net.ipv6.conf.all.disable_ipv6"], capture_output=True, check=True)
+    assert done.stdout.strip() == b"1"
+
+
+READ_ONLY = """
+import subprocess
+from fastnl import End, Host, Veth
+def run(command):
+    subprocess.run(command.split(), check=True)
+run("mount --bind /proc/sys /proc/sys")
+pair = Veth(End("blue", "m0", ["10.7.0.1/24", "fd07::1/64"]), End("red", "m0"))
+[made] = Host().connect([pair])
+run("ip netns exec blue sysctl -qw net.ipv6.conf.all.disable_ipv6=1")
+run("mount -o remount,bind,ro /proc/sys")
+[mended] = Host().mend([made.wired])
+print(mended.error.field, mended.error.errno)
+"""
+
+
+def test_an_address_that_the_interface_does_not_take_any_more_is_not_called_mended(wired):
+    done = subprocess.run(
+        ["unshare", "--mount", sys.executable, "-c", READ_ONLY], capture_output=True, text=True, check=True
+    )  # fmt: skip
+    assert done.stdout == f"a.addresses[1] {errno.EACCES}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 
 import pytest
@@ -111,17 +112,13 @@ def test_a_move_onto_a_taken_name_leaves_everything_as_it_was(host, wired, forei
 
 
 @pytest.mark.parametrize("mode", ["move", "recreate"])
-def test_a_move_to_where_an_address_is_refused_leaves_everything_as_it_was(host, wired, mode):
-    import subprocess
-
-    from fastnl.testing import nsenter
-
-    subprocess.run(nsenter("green", "sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6"), check=True)
-    subprocess.run(nsenter("green", "sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"), check=True)
+def test_a_move_to_where_a_route_is_refused_leaves_everything_as_it_was(host, wired, mode):
+    subprocess.run(["ip", "-n", "green", "link", "set", "lo", "up"], check=True)
+    subprocess.run(["ip", "-n", "green", "route", "add", "10.9.0.0/16", "dev", "lo"], check=True)
     before = look("blue")
     [result] = host.move([Move(wired, 0, "green", mode)])
     assert isinstance(result.error, KernelError)
-    assert result.error.phase == "address"
+    assert (result.error.phase, result.error.errno) == ("route", errno.EEXIST)
     assert result.wired.connection == wired.connection
     assert names_in("green") == set()
     if mode == "move":

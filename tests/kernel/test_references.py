@@ -11,7 +11,7 @@ import pytest
 from fastnl import End, Host, InvalidValue, NetnsGone, NetnsNotFound, Veth
 from fastnl import netns as references
 from fastnl._nl import netns_identity, new_netns, open_netns
-from fastnl.netns import Handles, Identity, identity, open_reference
+from fastnl.netns import Handles, Identity, handle_reference, identity, open_reference
 from fastnl.testing import Census, eventually, ip_json, ping, spawn
 
 
@@ -134,6 +134,31 @@ def test_what_is_no_network_namespace_is_not_opened(path):
 def test_an_unknown_inode_is_searched_for_and_not_found():
     with pytest.raises(NetnsNotFound, match="inode 1"):
         open_reference("inode:1")
+
+
+def test_inode_and_id_find_a_namespace_that_nothing_shows_and_do_not_hold_it(host):
+    if not host.features.stable_id:
+        pytest.skip("this kernel has no NS_GET_ID")
+    fd = new_netns()
+    who = identity(fd)
+    reference = f"inode:{who.inode}.{who.id}"
+    try:
+        look = os.open(f"/proc/self/fd/{fd}", os.O_PATH)
+        assert handle_reference(fd) == handle_reference(look) == reference
+        os.close(look)
+        with open("/dev/null") as other:
+            assert handle_reference(other.fileno()) is None
+        with pytest.raises(NetnsNotFound):
+            open_reference(f"inode:{who.inode}")  # it has neither a name nor a process
+        again = open_reference(reference)
+        assert identity(again) == who
+        os.close(again)
+        with pytest.raises(NetnsNotFound, match="gone"):
+            open_reference(f"inode:{who.inode}.{who.id + 1000}")
+    finally:
+        os.close(fd)
+    with pytest.raises(NetnsNotFound, match="gone"):
+        open_reference(reference)
 
 
 # -- identity --------------------------------------------------------------------------------------

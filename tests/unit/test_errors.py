@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import pickle
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ import fastnl
 from fastnl import errors
 from fastnl._nl import Phase, Problem
 from fastnl.explain import PHASE_NAMES, explain, field_of
-from fastnl.links import End, Neighbour, Route, Veth, Vxlan
+from fastnl.links import Device, End, Neighbour, Route, Rule, Veth, Vxlan
 
 CALLERS = [
     errors.InvalidValue, errors.Conflict, errors.NetnsNotFound, errors.NetnsGone, errors.NameInUse, errors.VniInUse,
@@ -121,3 +122,25 @@ def test_a_lost_answer_is_said_to_be_lost():
 
 def test_a_problem_of_an_end_that_a_connection_does_not_have_is_still_explained():
     assert explain(Vxlan(a=End("blue", "vx0"), vni=42), problem(Phase.ADDRESS, 22, end=1, place=9))
+
+
+@pytest.mark.parametrize(
+    ("found", "field", "words"),
+    [
+        (problem(Phase.RULE, errno.EAFNOSUPPORT), "a.rules[0]", "without policy rules"),
+        (problem(Phase.RULE, errno.EEXIST, end=1, place=3), "b.rules[3]", "has that rule already"),
+        (problem(Phase.SETTING, errno.EROFS), "a.route_localnet", "read-only"),
+        (problem(Phase.SETTING, errno.EINVAL, end=1, place=1), "b.ping_group_range", "group"),
+        (problem(Phase.ADDRESS, errno.EACCES), "a.addresses[0]", "/proc/sys could not be written"),
+    ],
+)
+def test_a_rule_or_setting_that_was_refused_is_named(found, field, words):
+    ruled = replace(PAIR, a=replace(PAIR.a, rules=[Rule(table=7)]))
+    error = explain(ruled, found)
+    assert (error.field, error.phase) == (field, PHASE_NAMES[found.phase])
+    assert words in error.message
+
+
+def test_ipv6_of_an_interface_of_others_is_theirs():
+    existing = Device("existing", End("blue", "x0", ["fd00::1/64"]))
+    assert "its owner's to switch on" in explain(existing, problem(Phase.ADDRESS, errno.EACCES)).message

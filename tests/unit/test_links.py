@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastnl import Address, CallerError, End, Host, InvalidValue, Neighbour, Route, Rule, Veth, Vxlan
+from fastnl import Address, CallerError, Device, End, Host, InvalidValue, Neighbour, Route, Rule, Veth, Vxlan
 from fastnl._nl import name_problem
+from fastnl.rules import covers
 
 MAC = "02:00:00:00:00:01"
 
@@ -193,11 +194,18 @@ def test_a_bad_neighbour_is_invalid():
 def test_a_bad_rule_is_invalid():
     assert blame(Rule, table=0) == "rule.table"
     assert blame(Rule, table=1 << 32) == "rule.table"
-    assert blame(Rule, table=10, source="10.0.0.0/99") == "rule.source"
+    assert blame(Rule, table=10, source="10.0.0.0/99") == "rule.from"
     assert blame(Rule, table=10, source="10.0.0.0/8", to="fd00::/8") == "rule.to"
     assert blame(Rule, table=10, family=6, source="10.0.0.0/8") == "rule.family"
     assert blame(Rule, table=10, family=5) == "rule.family"
-    assert blame(Rule, table=10, priority=-1) == "rule.priority"
+    assert blame(Rule, table=10, source="0.0.0.0/0", to="fd00::/8") == "rule.to"
+    assert blame(Rule, table=10, source="fd00::1/8", field="a.rules[2]", to="10.0.0.0/8") == "a.rules[2].to"
+    assert blame(Rule, table=10, priority=0) == "rule.priority"
+    assert blame(Rule, table=10, priority=1 << 32) == "rule.priority"
+    assert blame(Rule, table=10, ipproto=256) == "rule.ipproto"
+    for port in (0, 65535, (0, 5), (1, 65535), (5, 4), (1, 2, 3), (), "80", True, (1, "2")):
+        assert blame(Rule, table=10, sport=port) == "rule.sport"
+        assert blame(Rule, table=10, dport=port) == "rule.dport"
     assert blame(Rule, table=10, fwmark=1 << 32) == "rule.fwmark"
     assert blame(Rule, table=10, iif="a/b") == "rule.iif"
 
@@ -377,3 +385,34 @@ def test_rules_are_values():
     rule = Rule(table=7, source="10.0.0.0/8", priority=5)
     assert rule == Rule(table=7, source="10.0.0.0/8", priority=5) == pickle.loads(pickle.dumps(rule))
     assert len({rule, Rule(table=7, source="10.0.0.0/8", priority=5), Rule(table=8)}) == 2
+    full = Rule(
+        table=7, source="fd00::1/64", to="::/0", iif="e0", fwmark=16, ipproto=6, sport=80, dport=(1, 9), priority=5
+    )
+    assert full == pickle.loads(pickle.dumps(full)) and full.family == 6
+    assert str(full) == "5: from fd00::/64 fwmark 0x10 iif e0 ipproto 6 sport 80 dport 1-9 lookup 7"
+    # what selects nothing is not there; it tells the family
+    assert Rule(table=7, source="0.0.0.0/0") == Rule(table=7) != Rule(table=7, to="::/0") == Rule(table=7, family=6)
+    assert Rule(table=7, sport=80) == Rule(table=7, sport=(80, 80)) != Rule(table=7, sport=(80, 81))
+    assert Rule(table=7, source="10.1.2.3/8").source == "10.0.0.0/8"
+
+
+def test_settings_and_rules_of_an_end():
+    rule = Rule(table=7)
+    end = End("blue", "e0", rules=[rule], ping_group_range=(0, 5))
+    assert (end.rules, end.ping_group_range, end.route_localnet) == ((rule,), (0, 5), False)
+    assert End("blue", "e0", ping_group_range=(1, 0)).ping_group_range == (1, 0)  # nobody
+    assert blame(End, "blue", "e0", rules=[rule, Rule(table=7)], where="a") == "a.rules[1]"
+    assert blame(End, "blue", "e0", rules=["x"]) == "rules[0]"
+    for groups, field in (
+        ((5, 4), "[1]"), ((-1, 4), "[0]"), ((0, 1 << 31), "[1]"), ((1,), ""), ([0, 1], ""), ((True, 1), "[0]"),
+    ):  # fmt: skip
+        assert blame(End, "blue", "e0", ping_group_range=groups) == f"ping_group_range{field}"
+    assert blame(Device, "existing", End("blue", "e0", route_localnet=True)) == "a.route_localnet"
+
+
+def test_rules_that_the_kernel_could_not_tell_apart_when_one_goes():
+    plain, ports = Rule(table=7, source="10.0.0.0/8"), Rule(table=7, source="10.0.0.0/8", dport=80)
+    assert covers(plain, ports) and not covers(ports, plain) and covers(plain, plain)
+    assert covers(Rule(table=7), plain) and not covers(Rule(table=7, family=6), plain)
+    assert not covers(Rule(table=8), plain) and not covers(Rule(table=7, priority=9), plain)
+    assert not covers(Rule(table=7, source="10.0.0.0/9"), plain)

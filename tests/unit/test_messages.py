@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
-from fastnl import Address, End, Neighbour, Route, Rule, Veth, Vxlan
-from fastnl._nl import Tour, name_problem
+from fastnl import Address, End, Neighbour, Route, Rule, Veth, Vxlan, readback
+from fastnl._nl import Tour, name_problem, read_rows
+from fastnl.rules import PROTOCOL
 
 REQUEST, ACK, REPLACE, EXCL, CREATE = 0x1, 0x4, 0x100, 0x200, 0x400  # include/uapi/linux/netlink.h
 NEW = REQUEST | CREATE | EXCL
@@ -398,15 +399,25 @@ def test_a_neighbours_message_decodes_to_what_was_asked(neighbour, index, add):
 def rules(draw):
     ip, bits, family = draw(st.sampled_from([(ip4, 32, 4), (ip6, 128, 6)]))
     prefixes = st.none() | st.builds("{}/{}".format, ip, st.integers(0, bits))
+    ports = st.integers(1, 65534)
+    ranges = st.none() | ports | st.tuples(ports, ports).map(lambda pair: tuple(sorted(pair)))
     return Rule(
         table=draw(st.integers(1, 0xFFFFFFFF)),
         source=draw(prefixes),
         to=draw(prefixes),
-        priority=draw(u32),
+        priority=draw(st.integers(1, 0xFFFFFFFF)),
         fwmark=draw(u32),
         iif=draw(st.none() | names),
+        ipproto=draw(st.integers(0, 255)),
+        sport=draw(ranges),
+        dport=draw(ranges),
         family=family,
     )
+
+
+def span(ports) -> str | None:
+    """As pyroute2 spells it."""
+    return "{}:{}".format(*ports) if ports else None
 
 
 @given(rules(), st.booleans())
@@ -421,10 +432,25 @@ def test_a_rules_message_decodes_to_what_was_asked(rule, add):
         FRA_SRC=source[0],
         FRA_DST=to[0],
         FRA_IIFNAME=rule.iif,
-        FRA_PRIORITY=rule.priority or None,
+        FRA_PRIORITY=rule.priority,
         FRA_FWMARK=rule.fwmark or None,
+        FRA_IP_PROTO=rule.ipproto or None,
+        FRA_SPORT_RANGE=span(rule.sport),
+        FRA_DPORT_RANGE=span(rule.dport),
         FRA_TABLE=rule.table,
+        FRA_PROTOCOL=PROTOCOL,  # also in a delete, so that none of others can be meant
     )
+
+
+@given(rules())
+def test_a_rule_reads_back_as_the_value_that_it_was_made_from(rule):
+    visit = Tour(1).visit(-1)
+    visit.rule(0, rule)
+    [raw] = visit.messages()
+    [row] = read_rows(raw)  # the kernel tells of a rule in the form of the request
+    assert (row.rule, row.ours) == (rule, True)
+    # and so does the other reader, in the words of `ip rule`
+    assert readback._rule(decode(raw)).words == str(rule)
 
 
 @given(ends(), indexes)

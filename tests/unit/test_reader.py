@@ -13,6 +13,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
+from fastnl import Rule
 from fastnl._nl import LinkRow, read_acks, read_rows
 
 NEWLINK, NEWADDR, NEWROUTE, NEWNEIGH, NEWRULE, ERROR = 16, 20, 24, 28, 32, 2
@@ -160,6 +161,30 @@ def test_a_rule_reads_as_pyroute2_wrote_it(source, to, priority, table, iif):
     [row] = read_rows(raw)
     assert (row.family, row.source, row.to) == (2, f"{source}/8", f"{to}/24")
     assert (row.priority, row.table, row.iif) == (priority, table, iif)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "head"),
+    [
+        ([("FRA_OIFNAME", "e0")], {}),
+        ([("FRA_UID_RANGE", "1:2")], {}),
+        ([("FRA_FWMARK", 1), ("FRA_FWMASK", 0xFF)], {}),
+        ([("FRA_SUPPRESS_PREFIXLEN", 0)], {}),
+        ([("FRA_L3MDEV", 1)], {}),
+        ([], {"flags": 2}),  # FIB_RULE_INVERT
+        ([], {"tos": 16}),
+        ([], {"action": 6}),  # FR_ACT_BLACKHOLE
+        ([], {"family": 129}),  # RTNL_FAMILY_IP6MR
+    ],
+)
+def test_a_rule_that_a_value_cannot_say_is_none(attributes, head):
+    usual = [("FRA_PRIORITY", 7), ("FRA_TABLE", 9), ("FRA_SUPPRESS_PREFIXLEN", 0xFFFFFFFF), ("FRA_PROTOCOL", 4)]
+    kept = [pair for pair in usual if pair[0] not in dict(attributes)]
+    fields = {"family": 2, "table": 9, "action": 1}
+    [row] = read_rows(encoded(fibmsg, NEWRULE, kept + attributes, **fields | head))
+    assert (row.rule, row.ours, row.protocol) == (None, False, 4)
+    [row] = read_rows(encoded(fibmsg, NEWRULE, usual, **fields))
+    assert row.rule == Rule(table=9, priority=7)
 
 
 def test_other_messages_are_passed_over_and_the_order_is_kept():

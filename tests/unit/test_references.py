@@ -21,6 +21,7 @@ from fastnl.netns import canonical, split
         ("file:/proc/1/ns/net", ("file", "/proc/1/ns/net")),
         ("pid:1", ("pid", "1")),
         ("inode:4026531840", ("inode", "4026531840")),
+        ("inode:4026531840.17", ("inode", "4026531840.17")),
         ("microservice:web 1/2", ("microservice", "web 1/2")),
     ],
 )
@@ -33,7 +34,8 @@ def test_a_reference_splits_into_kind_and_value(reference, parts):
     [
         None, 5, b"blue", ".", "..", "a/b", "name:", "name:../etc", "name:/etc", "x" * 256, "a\0b", "a\nb", "\ud800",
         "file:", "file:relative", "file:/a\0b", "pid:", "pid:-1", "pid:0", "pid:1.5", "pid:²", "pid:１",
-        "pid:" + "9" * 5000, "pid: 1", "inode:", "inode:x", "inode:0", "inode:" + "9" * 30, "what:ever", ":", ":blue",
+        "pid:" + "9" * 5000, "pid: 1", "inode:", "inode:x", "inode:0", "inode:" + "9" * 30, "inode:1.", "inode:.1",
+        "inode:1.0", "inode:1.x", "inode:1.2.3", f"inode:{1 << 32}.1", "inode:1." + "9" * 20, "what:ever", ":", ":blue",
         "microservice:", "microservice:a\nb", "microservice:" + "x" * 256,
     ],
 )  # fmt: skip

@@ -159,6 +159,64 @@ def socket_in(int ns_fd, int family, int kind, int protocol) -> int:
     return opening.fd
 
 
+cdef enum:
+    SETTING_ROOM = 64       # bytes of a setting; what fastnl looks at is shorter
+
+cdef struct Reading:
+    int ns_fd
+    const char *paths       # each with its NUL
+    size_t n
+    char *out               # SETTING_ROOM for each, with a NUL; empty: it could not be read
+    int err
+
+
+cdef void *reading_main(void *arg) noexcept nogil:
+    """What is under /proc/sys/net is the opening task's own (net/sysctl_net.c)."""
+    cdef Reading *r = <Reading *>arg
+    cdef const char *path = r.paths
+    cdef size_t i
+    cdef int fd
+    if setns(r.ns_fd, CLONE_NEWNET) != 0:
+        r.err = errno
+        return NULL
+    for i in range(r.n):
+        fd = c_open(path, O_RDONLY | O_CLOEXEC)
+        if fd >= 0:
+            if c_read(fd, r.out + i * SETTING_ROOM, SETTING_ROOM - 1) < 0:
+                r.out[i * SETTING_ROOM] = 0
+            c_close(fd)
+        path += strlen(path) + 1
+    return NULL
+
+
+def read_settings(int ns_fd, list paths not None) -> list:
+    """What files under /proc/sys/net hold inside an open network namespace, a string for each path.
+
+    White space is made one blank; None for a file that cannot be read.  Raises OSError as route_socket does.
+    """
+    cdef Reading r
+    cdef bytes raw = b"".join([os.fsencode(path) + b"\0" for path in paths])
+    cdef int failed
+    cdef size_t i
+    memset(&r, 0, sizeof(r))
+    r.ns_fd = ns_fd
+    r.paths = raw
+    r.n = <size_t>len(paths)
+    r.out = <char *>calloc(r.n + 1, SETTING_ROOM)
+    if r.out == NULL:
+        raise MemoryError("no memory for settings")
+    try:
+        with nogil:
+            failed = on_own_thread(reading_main, &r)
+        failed = failed or r.err
+        if failed:
+            raise OSError(failed, strerror(failed).decode())
+        read = [(<bytes>(r.out + i * SETTING_ROOM)).decode("ascii", "replace").split() for i in range(r.n)]
+        return [" ".join(words) or None for words in read]
+    finally:
+        free(r.out)
+
+
 cdef int on_own_thread(void *(*main)(void *) noexcept nogil, void *arg) noexcept nogil:
     """Runs `main` on a thread made for it and waits for its end; errno of the failure to do so, or 0.
 

@@ -1,4 +1,4 @@
-# Routes and policy rules: values parsed once into the bytes the kernel takes, and their messages.
+# Routes: values parsed once into the bytes the kernel takes, and their messages.
 
 SCOPES = {"global": RT_SCOPE_UNIVERSE, "site": RT_SCOPE_SITE, "link": RT_SCOPE_LINK, "host": RT_SCOPE_HOST}
 
@@ -99,76 +99,6 @@ def _route(to, via, metric, table, source, onlink, scope=None):
     return Route(to, via, metric=metric, table=table, source=source, onlink=onlink, scope=scope)
 
 
-@cython.final
-cdef class Rule:
-    """A policy rule of a namespace: packets from `source`, to `to` or in from `iif` look in `table`.
-
-    Raises InvalidValue.  Source: fib_newrule in net/core/fib_rules.c.
-    """
-    cdef Prefix src, dst
-    cdef bint has_src, has_dst
-    cdef uint8_t fam
-    cdef readonly unsigned int table
-    cdef readonly unsigned int priority
-    cdef readonly unsigned int fwmark
-    cdef readonly str iif
-
-    def __init__(self, *, table, source=None, to=None, priority=0, fwmark=0, iif=None, family=None,
-                 str field="rule"):
-        self.fam = AF_INET6 if family == 6 else AF_INET
-        if source is not None:
-            parse_prefix(source, &self.src, field + ".source")
-            self.has_src = True
-            self.fam = self.src.family
-        if to is not None:
-            parse_prefix(to, &self.dst, field + ".to")
-            self.has_dst = True
-            if self.has_src and self.dst.family != self.fam:
-                raise InvalidValue(field + ".to", f"{to!r} is not of the family of {source!r}")
-            self.fam = self.dst.family
-        if family not in (None, 4, 6) or (family is not None and family != self.family):
-            raise InvalidValue(field + ".family", f"{family!r} must be 4 or 6 and fit the addresses")
-        self.table = whole_number(table, 1, 0xffffffff, field + ".table")
-        self.priority = whole_number(priority, 0, 0xffffffff, field + ".priority")
-        self.fwmark = whole_number(fwmark, 0, 0xffffffff, field + ".fwmark")
-        if iif is not None and name_problem(iif):
-            raise InvalidValue(field + ".iif", name_problem(iif))
-        self.iif = iif
-
-    @property
-    def source(self):
-        return prefix_text(&self.src) if self.has_src else None
-
-    @property
-    def to(self):
-        return prefix_text(&self.dst) if self.has_dst else None
-
-    @property
-    def family(self):
-        return 6 if self.fam == AF_INET6 else 4
-
-    def _key(self):
-        return self.table, self.source, self.to, self.priority, self.fwmark, self.iif, self.family
-
-    def __hash__(self):
-        return hash(self._key())
-
-    def __eq__(self, other):
-        if not isinstance(other, Rule):
-            return NotImplemented
-        return self._key() == other._key()
-
-    def __reduce__(self):
-        return _rule, self._key()
-
-    def __repr__(self):
-        return f"Rule(priority={self.priority}, source={self.source!r}, to={self.to!r}, table={self.table})"
-
-
-def _rule(table, source, to, priority, fwmark, iif, family):
-    return Rule(table=table, source=source, to=to, priority=priority, fwmark=fwmark, iif=iif, family=family)
-
-
 cdef unsigned long whole_number(value, unsigned long least, unsigned long most, str field) except? 0xdead:
     """A whole number within its bounds; True and False are no numbers here."""
     if isinstance(value, bool) or not isinstance(value, int):
@@ -210,29 +140,3 @@ cdef void build_route(Buf *b, bint add, int ifindex, Route r, bint replace) noex
         put_u32(b, RTA_PRIORITY, r.metric)
     put_u32(b, RTA_TABLE, table)
     msg_end(b, at)
-
-
-cdef int build_rule(Buf *b, bint add, Rule r) except -1:
-    cdef fib_rule_hdr head
-    cdef size_t at
-    memset(&head, 0, sizeof(head))
-    head.family = r.fam
-    head.src_len = r.src.length if r.has_src else 0
-    head.dst_len = r.dst.length if r.has_dst else 0
-    head.table = <uint8_t>(r.table if r.table < 256 else RT_TABLE_COMPAT)
-    head.action = FR_ACT_TO_TBL
-    at = msg_begin(b, RTM_NEWRULE if add else RTM_DELRULE,
-                   NLM_F_CREATE | NLM_F_EXCL if add else 0, &head, sizeof(head))
-    if r.has_src:
-        put(b, FRA_SRC, r.src.ip, ip_size(r.fam))
-    if r.has_dst:
-        put(b, FRA_DST, r.dst.ip, ip_size(r.fam))
-    if r.iif is not None:
-        put_str(b, FRA_IIFNAME, r.iif)
-    if r.priority:
-        put_u32(b, FRA_PRIORITY, r.priority)
-    if r.fwmark:
-        put_u32(b, FRA_FWMARK, r.fwmark)
-    put_u32(b, FRA_TABLE, r.table)
-    msg_end(b, at)
-    return 0

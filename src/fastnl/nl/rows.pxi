@@ -1,4 +1,4 @@
-# What dumps and gets answer, as rows of Python values: links, addresses, routes, neighbours, rules.
+# What dumps and gets answer, as rows of Python values: links, addresses, routes, neighbours; rules are in rule.pxi.
 
 cdef class LinkRow:
     """One interface as the kernel reports it (RTM_NEWLINK, net/core/rtnetlink.c rtnl_fill_ifinfo)."""
@@ -68,19 +68,6 @@ cdef class NeighRow:
 
     def __repr__(self):
         return f"<NeighRow {self.ip} {self.mac} dev {self.ifindex} state {self.state:#x}>"
-
-
-cdef class RuleRow:
-    """One policy rule (RTM_NEWRULE)."""
-    cdef readonly int family
-    cdef readonly unsigned int priority
-    cdef readonly unsigned int table
-    cdef readonly str source
-    cdef readonly str to
-    cdef readonly str iif
-
-    def __repr__(self):
-        return f"<RuleRow {self.priority}: from {self.source or 'all'} table {self.table}>"
 
 
 cdef void read_af_spec(LinkRow row, const nlattr *spec):
@@ -292,37 +279,6 @@ cdef NeighRow read_neigh(const nlmsghdr *h):
             row.ip = ip_text(a)
         elif attr_type(a) == NDA_LLADDR:
             row.mac = mac_text(a)
-    return row
-
-
-cdef RuleRow read_rule(const nlmsghdr *h):
-    cdef Cursor c = attrs_after(h, sizeof(fib_rule_hdr))
-    cdef const fib_rule_hdr *head
-    cdef const nlattr *a
-    cdef uint16_t kind
-    cdef RuleRow row
-    if c.p == NULL:
-        return None
-    head = <const fib_rule_hdr *>(<const char *>h + sizeof(nlmsghdr))
-    row = RuleRow.__new__(RuleRow)
-    row.family = head.family
-    row.table = head.table
-    row.source = row.to = row.iif = ""
-    while True:
-        a = next_attr(&c)
-        if a == NULL:
-            break
-        kind = attr_type(a)
-        if kind == FRA_PRIORITY:
-            row.priority = attr_u32(a)
-        elif kind == FRA_TABLE:
-            row.table = attr_u32(a)
-        elif kind == FRA_SRC:
-            row.source = f"{ip_text(a)}/{head.src_len}"
-        elif kind == FRA_DST:
-            row.to = f"{ip_text(a)}/{head.dst_len}"
-        elif kind == FRA_IIFNAME:
-            row.iif = attr_str(a)
     return row
 
 

@@ -34,9 +34,10 @@ cdef struct Note:           # one message of a visit
 
 cdef const char *IPV6_CONF = b"/proc/sys/net/ipv6/conf"
 
-cdef struct FileNote:       # one file under IPV6_CONF to be written inside the namespace, before the messages
-    uint32_t path           # where its path, from there on, begins in Stop.files
+cdef struct FileNote:       # one file to be written inside the namespace, before the messages
+    uint32_t path           # where its path begins in Stop.files, from IPV6_CONF on unless absolute; the value follows
     int32_t item
+    uint32_t what           # as in a Note; 0: nobody minds if it fails
     int32_t err
 
 cdef struct Stop:
@@ -91,6 +92,12 @@ cdef void give_up(Trip *t, Stop *s, int err, const char *stage) noexcept nogil:
             answer(t, s, &s.notes[i], err)
 
 
+cdef void not_written(Trip *t, FileNote *f, int err) noexcept nogil:
+    f.err = err
+    if f.what and not f.what & SOFT and 0 <= f.item < t.n_items:
+        t.failed[f.item] = 1
+
+
 cdef int open_route_socket(Trip *t, Stop *s) noexcept nogil:
     cdef int one = 1
     cdef int size = t.rcvbuf if t.rcvbuf else 4 << 20
@@ -113,13 +120,15 @@ cdef int open_route_socket(Trip *t, Stop *s) noexcept nogil:
 
 
 cdef void write_files(Trip *t, Stop *s) noexcept nogil:
-    """Each file holds one value, "1"; a failure is noted and hurts nobody else.
+    """Each file holds one value; a failure is noted and hurts nobody else.
 
     The folder is looked up once: every namespace has a /proc/sys/net of its own under that one name, and
     the kernel finds ours by walking past those of all namespaces that have been asked for it.
     """
-    cdef size_t i
+    cdef size_t i, n
     cdef FileNote *f
+    cdef const char *path
+    cdef const char *value
     cdef int fd, folder
     if s.n_files == 0:
         return
@@ -128,9 +137,12 @@ cdef void write_files(Trip *t, Stop *s) noexcept nogil:
         f = &s.file_notes[i]
         if left_out(t, f.item):
             continue
-        fd = c_openat(folder, s.files.data + f.path, O_WRONLY | O_CLOEXEC)
-        if fd < 0 or c_write(fd, b"1", 1) != 1:
-            f.err = errno
+        path = s.files.data + f.path
+        value = path + strlen(path) + 1
+        n = strlen(value)
+        fd = c_openat(folder, path, O_WRONLY | O_CLOEXEC)
+        if fd < 0 or c_write(fd, value, n) != <ssize_t>n:
+            not_written(t, f, errno)
         if fd >= 0:
             c_close(fd)
     if folder >= 0:
@@ -345,6 +357,8 @@ cdef void make_stop(Trip *t, Stop *s) noexcept nogil:
     cdef size_t i = 0, most
     if setns(s.ns_fd, CLONE_NEWNET) != 0:
         give_up(t, s, errno, b"entering the namespace")
+        for i in range(s.n_files):
+            not_written(t, &s.file_notes[i], s.err)
         return
     write_files(t, s)
     if s.n_notes == 0:

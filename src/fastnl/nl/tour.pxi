@@ -6,6 +6,16 @@ cdef inline uint32_t what_of(int phase, int end, size_t place) noexcept nogil:
     return <uint32_t>(phase << 24 | end << 20) | <uint32_t>place
 
 
+# places of Phase.SETTING
+cdef enum:
+    ROUTE_LOCALNET = 0
+    PING_GROUP_RANGE = 1
+    IPV6 = 2
+
+cdef const char *IPV4_CONF = b"/proc/sys/net/ipv4/conf"
+cdef const char *PING_GROUPS = b"/proc/sys/net/ipv4/ping_group_range"
+
+
 class Phase:
     """What a message is for; an error carries it so that the failing field can be named."""
     CREATE = 1
@@ -20,6 +30,7 @@ class Phase:
     RULE = 10
     QUERY = 11
     RAW = 12
+    SETTING = 13
 
 
 class Problem(NamedTuple):
@@ -125,11 +136,26 @@ cdef class Visit:
 
         addrconf_disable_ipv6, net/ipv6/addrconf.c.  Not possible with /proc/sys read-only; see file_errors.
         """
-        cdef bytes path = b"%s/disable_ipv6" % ifname.encode()
-        self.file(item, path)
+        self.file(item, 0, b"%s/disable_ipv6" % ifname.encode(), b"1")
 
-    cdef int file(self, int32_t item, bytes path) except -1:
-        cdef size_t cap
+    def allow_ipv6(self, int item, int end, str ifname not None):
+        """Turns IPv6 on on one interface, where its namespace has it off for new ones; before the messages.
+
+        A failure does not fail the item: it may have been on, and an address says whether it is.
+        """
+        self.file(item, what_of(13, end, IPV6) | SOFT, b"%s/disable_ipv6" % ifname.encode(), b"0")
+
+    def route_localnet(self, int item, int end, str ifname not None, bint on=True):
+        """Whether 127.0.0.0/8 may be routed by the interface (net.ipv4.conf.<ifname>); before the messages."""
+        self.file(item, what_of(13, end, ROUTE_LOCALNET), b"%s/%s/route_localnet" % (<bytes>IPV4_CONF, ifname.encode()),
+                  b"1" if on else b"0")
+
+    def ping_group_range(self, int item, int end, long low, long high):
+        """Groups that may send ICMP echo requests without privilege in the namespace; before the messages."""
+        self.file(item, what_of(13, end, PING_GROUP_RANGE), <bytes>PING_GROUPS, b"%d %d" % (low, high))
+
+    cdef int file(self, int32_t item, uint32_t what, bytes path, bytes value) except -1:
+        cdef size_t cap, n
         cdef FileNote *grown
         cdef size_t at = self.s.files.len
         cdef char *p
@@ -140,13 +166,16 @@ cdef class Visit:
                 raise MemoryError("no memory for a file note")
             self.s.file_notes = grown
             self.s.cap_files = cap
-        p = buf_room(&self.s.files, <size_t>len(path) + 1)
+        n = <size_t>len(path)
+        p = buf_room(&self.s.files, n + 1 + <size_t>len(value) + 1)
         if p == NULL:
             raise MemoryError("no memory for a path")
-        memcpy(p, <const char *>path, <size_t>len(path))
+        memcpy(p, <const char *>path, n)
+        memcpy(p + n + 1, <const char *>value, <size_t>len(value))
         memset(&self.s.file_notes[self.s.n_files], 0, sizeof(FileNote))
         self.s.file_notes[self.s.n_files].path = <uint32_t>at
         self.s.file_notes[self.s.n_files].item = item
+        self.s.file_notes[self.s.n_files].what = what
         self.s.n_files += 1
         return 0
 
@@ -214,11 +243,11 @@ cdef class Visit:
         build_neigh(&self.s.out, add, index, neighbour)
         self.note(at, item, what_of(5, end, place) | (SOFT if soft else 0))
 
-    def rule(self, int item, Rule rule not None, bint add=True, size_t place=0):
-        """Adds or removes a policy rule of the namespace."""
+    def rule(self, int item, Rule rule not None, bint add=True, int end=0, size_t place=0, bint soft=False):
+        """Adds or removes a policy rule of the namespace; with `soft` a failure does not fail the item."""
         cdef size_t at = self.begin()
         build_rule(&self.s.out, add, rule)
-        self.note(at, item, what_of(10, 0, place))
+        self.note(at, item, what_of(10, end, place) | (SOFT if soft else 0))
 
     def change(self, int item, int index, *, int end=0, up=None, str name=None, mtu=None, str mac=None,
                str alias=None, group=None, txqlen=None, int addr_gen_mode=-1, master=None):
@@ -397,7 +426,7 @@ cdef class Visit:
         """(item, path) of every file that is written before the messages."""
         cdef size_t i
         return [(self.s.file_notes[i].item,
-                 os.fsdecode(b"%s/%s" % (<bytes>IPV6_CONF, <bytes>(self.s.files.data + self.s.file_notes[i].path))))
+                 os.path.join(<bytes>IPV6_CONF, <bytes>(self.s.files.data + self.s.file_notes[i].path)).decode())
                 for i in range(self.s.n_files)]
 
     @property
@@ -441,6 +470,12 @@ cdef class Visit:
     cdef int collect(self, list out) except -1:
         cdef size_t i
         cdef Note *n
+        cdef FileNote *f
+        for i in range(self.s.n_files):
+            f = &self.s.file_notes[i]
+            if f.what and f.err:
+                out.append(Problem(f.item, f.what >> 24, f.what >> 20 & 0xf, f.what & (SOFT - 1), f.err, "", 0,
+                                   f.what & SOFT != 0))
         for i in range(self.s.n_notes):
             n = &self.s.notes[i]
             if n.state == FAILED or n.state == SENT:

@@ -113,8 +113,9 @@ cdef extern from "<linux/fib_rules.h>" nogil:
         uint8_t family, dst_len, src_len, tos, table, res1, res2, action
         uint32_t flags
     enum:
-        FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_OIFNAME, FRA_PRIORITY, FRA_TABLE, FRA_FWMARK, FRA_FWMASK
-        FR_ACT_TO_TBL
+        FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_PRIORITY, FRA_TABLE, FRA_FWMARK, FRA_FWMASK, FRA_SUPPRESS_PREFIXLEN
+        FRA_PROTOCOL, FRA_IP_PROTO, FRA_SPORT_RANGE, FRA_DPORT_RANGE, FRA_PAD
+        FR_ACT_TO_TBL, FIB_RULE_INVERT
 
 cdef extern from * nogil:
     """
@@ -126,6 +127,8 @@ cdef extern from * nogil:
     #define FASTNL_VXLAN_DF 29               /* Linux 4.20 */
     #define FASTNL_VXLAN_VNIFILTER 30        /* Linux 5.18 */
     #define FASTNL_VXLAN_LOCALBYPASS 31      /* Linux 6.5 */
+    #define FASTNL_FRA_SPORT_MASK 28         /* include/uapi/linux/fib_rules.h, Linux 6.15 */
+    #define FASTNL_FRA_DPORT_MASK 29
     #define FASTNL_NSFS_MAGIC 0x6e736673     /* include/uapi/linux/magic.h */
     #define FASTNL_NS_GET_ID _IOR(0xb7, 13, uint64_t)   /* include/uapi/linux/nsfs.h, Linux 6.18 */
     #ifndef SO_NETNS_COOKIE
@@ -138,6 +141,8 @@ cdef extern from * nogil:
         IFLA_VXLAN_DF "FASTNL_VXLAN_DF"
         IFLA_VXLAN_VNIFILTER "FASTNL_VXLAN_VNIFILTER"
         IFLA_VXLAN_LOCALBYPASS "FASTNL_VXLAN_LOCALBYPASS"
+        FRA_SPORT_MASK "FASTNL_FRA_SPORT_MASK"
+        FRA_DPORT_MASK "FASTNL_FRA_DPORT_MASK"
         NSFS_MAGIC "FASTNL_NSFS_MAGIC"
         IFF_UP, IFF_RUNNING
         NS_GET_NSTYPE, SO_NETNS_COOKIE
@@ -201,6 +206,7 @@ cdef extern from * nogil:
     int c_openat "openat"(int, const char *, int, ...)
     int c_close "close"(int)
     ssize_t c_write "write"(int, const void *, size_t)
+    ssize_t c_read "read"(int, void *, size_t)
     int c_ioctl "ioctl"(int, unsigned long, ...)
     int c_fstat "fstat"(int, stat_s *)
     int c_fstatfs "fstatfs"(int, statfs_s *)
