@@ -1,10 +1,14 @@
 """Configuration through etcd against the same connections over ZeroMQ, and how long the second half of a pair takes.
 
-    python -m bench.ligato [--pairs 1000] [--halves 200] [--rounds 3]
+    python -m bench.ligato [--pairs 1000] [--halves 300] [--rounds 3]
 
 Every round starts etcd and engines anew, durable, with state on the disk that TMPDIR names.  Keys are put one by one,
 as many of them on their way as ZeroMQ requests.  A time ends with the last pair's event `up`, which is sent when the
 outcome is on the disk.
+
+A second half needs etcd and the engine, and what either takes is measured beside it, in turns: a bare put until a watch
+tells of it, and a connect over ZeroMQ until `up`.  What they take together is what a half costs before the northbound
+has done anything, with the noise of the machine in it.
 """
 
 from __future__ import annotations
@@ -12,13 +16,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import zmq
 import zmq.asyncio
@@ -26,10 +31,13 @@ import zmq.asyncio
 from fastnl.testing import Namespaces, isolate
 from fastnl_engine.client import AsyncClient
 from fastnl_engine.kv import open_etcd
+from fastnl_engine.kv.base import KV
 from fastnl_engine.kv.testing import Etcd
 from fastnl_engine.testing import EngineProcess, end, pair
 
 IN_FLIGHT = 64
+WAITS = (0.0, 0.05, 0.1)  # seconds between two halves; after 0.05 the status of the first is just being written
+QUIET = 0.2  # seconds after which the engine has looked at a pair and written its statuses
 ROOT = "/vnf-agent/vpp1/linux/config/v1/interface/"
 
 
@@ -46,9 +54,9 @@ def address(n: int, own: str) -> str:
     return f"10.{n >> 8}.{n & 255}.{1 + (own == 'b')}/24"
 
 
-def job(n: int) -> dict[str, Any]:
-    """The same pair as a connection."""
-    a, b = (end(f"{own}{n % 100}", f"{own}{n}", address(n, own), mtu=1500) for own in "ab")
+def job(n: int, prefix: str = "") -> dict[str, Any]:
+    """The same pair as a connection, with a prefix for the names of its interfaces."""
+    a, b = (end(f"{own}{n % 100}", f"{prefix}{own}{n}", address(n, own), mtu=1500) for own in "ab")
     return pair(f"zmq/{n}", a, b)
 
 
@@ -135,67 +143,140 @@ async def through_etcd(pairs: int) -> tuple[float, float]:
             return up, put
 
 
-async def before_the_start(pairs: int) -> float:
-    """From the engine's first answer until all are up."""
+class Start(NamedTuple):
+    """Seconds until all that is configured is up: since the engine was launched, and since its first answer.
+
+    kernel   seconds of it that the engine spent in the kernel
+    """
+
+    launched: float
+    answered: float
+    kernel: float
+
+
+async def before_the_start(pairs: int) -> Start:
     with machine() as (etcd, engine):
         async with open_etcd(etcd.urls) as kv:
             await each([kv.put(*half(n, *names)) for n in range(pairs) for names in ("ab", "ba")])
-        ups = Ups(engine)
+        began = time.perf_counter()
         engine.launch()
         async with AsyncClient(engine.endpoint) as client:
             await client.info()
-            began = time.perf_counter()
-            while (await client.info())["connections"].get("up", 0) < pairs:  # noqa: ASYNC110, some may be up before this
+            answered = time.perf_counter()
+            while (info := await client.info())["connections"].get("up", 0) < pairs:  # noqa: ASYNC110, no event tells that
                 await asyncio.sleep(0.02)
-            up = time.perf_counter() - began
-        ups.close()
-        return up
+            up = time.perf_counter()
+        return Start(up - began, up - answered, info["stages"]["kernel"]["seconds"])
 
 
-async def second_halves(count: int) -> list[float]:
-    """Seconds from the put of a second half to both ends up, one pair after the other."""
-    took = []
+class Seen:
+    """Tells when a watch of this process sees a key."""
+
+    def __init__(self, kv: KV, prefix: str) -> None:
+        self._keys: dict[str, asyncio.Future[float]] = {}
+        self._watching = asyncio.create_task(self._watch(kv, prefix))
+
+    async def _watch(self, kv: KV, prefix: str) -> None:
+        async for batch in kv.watch(prefix):
+            for event in batch.events:
+                self._keys.pop(event.key).set_result(time.perf_counter())
+
+    def when(self, key: str) -> asyncio.Future[float]:
+        self._keys[key] = asyncio.get_running_loop().create_future()
+        return self._keys[key]
+
+    def close(self) -> None:
+        self._watching.cancel()
+
+
+class Sample(NamedTuple):
+    """Seconds from the put of a second half to both ends up, `wait` seconds after the first, and of what it needs."""
+
+    wait: float
+    half: float
+    etcd: float
+    zmq: float
+
+
+async def second_halves(count: int) -> list[Sample]:
+    """One pair after the other, while there is nothing else to do."""
+    samples = []
     with machine() as (etcd, engine):
         engine.start().resumed()
-        async with open_etcd(etcd.urls) as kv:
-            ups = Ups(engine)
+        async with open_etcd(etcd.urls) as kv, AsyncClient(engine.endpoint) as client:
+            ups, seen = Ups(engine), Seen(kv, "bare/")
+            await client.info()
             await asyncio.sleep(0.5)
-            for n in range(count):
-                await kv.put(*half(n, "a", "b"))
-                await asyncio.sleep(0.05)
+
+            async def until_up(doing: Awaitable[Any]) -> float:
                 began = time.perf_counter()
-                done = asyncio.ensure_future(ups.wait(1))
-                await kv.put(*half(n, "b", "a"))
-                took.append(await done - began)
+                up = asyncio.ensure_future(ups.wait(1))
+                await doing
+                return await up - began
+
+            for n, wait in zip(range(count), itertools.cycle(WAITS)):
+                await kv.put(*half(n, "a", "b"))
+                await asyncio.sleep(wait)
+                of_half = await until_up(kv.put(*half(n, "b", "a")))
+                await asyncio.sleep(QUIET)
+                of_zmq = await until_up(client.connect([job(n, "z")]))
+                told = seen.when(f"bare/{n}")
+                began = time.perf_counter()
+                await kv.put(f"bare/{n}", half(n, "a", "b")[1])
+                samples.append(Sample(wait, of_half, await told - began, of_zmq))
+            seen.close()
             ups.close()
-    return took
+    return samples
+
+
+def tell_of(samples: Sequence[Sample]) -> None:
+    def line(name: str, seconds: Iterable[float], remark: str = "") -> tuple[float, float]:
+        p50, p99 = (quantile(seconds, place) * 1000 for place in (0.5, 0.99))
+        print(f"  {name:<34} {p50:6.2f} {p99:7.2f} ms{remark}")
+        return p50, p99
+
+    print(f"second half to both ends up, {len(samples)} pairs{'p50':>10}{'p99':>8}")
+    line("bare put until a watch tells", [s.etcd for s in samples])
+    line("connect over ZeroMQ until up", [s.zmq for s in samples])
+    both = line("both together", [s.etcd + s.zmq for s in samples])
+    for wait in WAITS:
+        line(f"second half {wait * 1000:.0f} ms after the first", [s.half for s in samples if s.wait == wait])
+    halves = line("all second halves", [s.half for s in samples], "  (at most 10 and 50)")
+    print(f"  {'times both together':<34} {halves[0] / both[0]:6.2f} {halves[1] / both[1]:7.2f}")
+
+
+def quantile(values: Iterable[float], place: float) -> float:
+    row = sorted(values)
+    return row[min(len(row) - 1, int(place * len(row)))]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=1000)
-    parser.add_argument("--halves", type=int, default=200)
+    parser.add_argument("--halves", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     isolate()
-    zmqs, etcds, puts, starts = [], [], [], []
+    zmqs, etcds, puts, starts = [], [], [], list[Start]()
     for _ in range(given.rounds):
         zmqs.append(asyncio.run(over_zmq(given.pairs)))
         up, put = asyncio.run(through_etcd(given.pairs))
         etcds.append(up)
         puts.append(put)
         starts.append(asyncio.run(before_the_start(given.pairs)))
-    took = sorted(asyncio.run(second_halves(given.halves)))
+    samples = asyncio.run(second_halves(given.halves))
     base = statistics.median(zmqs)
-    print(f"{given.pairs} pairs, medians of {given.rounds} rounds")
+    print(f"{given.pairs} pairs, medians of {given.rounds} rounds; times: the medians of the rounds' own ratios")
     print(f"  over ZeroMQ               {base:7.3f} s")
-    for name, seconds, most in (("put one key at a time", etcds, 2.0), ("put before the start", starts, 1.5)):
-        middle = statistics.median(seconds)
-        print(f"  {name:<25} {middle:7.3f} s  {middle / base:5.2f} times (at most {most})")
+    answered = [start.answered for start in starts]
+    for name, seconds, most in (("put one key at a time", etcds, 2.0), ("put before the start", answered, 1.5)):
+        times = statistics.median(one / over for one, over in zip(seconds, zmqs, strict=True))
+        print(f"  {name:<25} {statistics.median(seconds):7.3f} s  {times:5.2f} times (at most {most})")
     print(f"  of it until all are put   {statistics.median(puts):7.3f} s")
-    print(f"second half to both ends up, {given.halves} pairs")
-    for name, place, most in (("p50", 0.5, 10), ("p99", 0.99, 50)):
-        print(f"  {name} {took[min(len(took) - 1, int(place * len(took)))] * 1000:6.2f} ms (at most {most})")
+    launched = statistics.median(start.launched for start in starts)
+    beyond = statistics.median(start.launched - start.kernel for start in starts)
+    print(f"{2 * given.pairs} keys, from the launch {launched:.3f} s, {beyond:.3f} s of it not in the kernel")
+    tell_of(samples)
 
 
 if __name__ == "__main__":

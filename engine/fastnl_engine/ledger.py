@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import fastnl
-from fastnl import Address, Place, Vxlan, Wired
+from fastnl import Address, Place, Vxlan, Wired, settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,8 @@ class Rest:
     neighbours: frozenset[str] = frozenset()
     others: bool = True  # whether addresses of others may be there
     master: str = ""
+    rules: frozenset[fastnl.Rule] = frozenset()
+    settings: tuple[tuple[str, str, str], ...] = ()  # (field, path, value)
 
 
 @dataclass(slots=True)
@@ -47,9 +49,9 @@ class Residents:
         self.ends[watched.id, watched.end] = watched
         self.version += 1
 
-    def remove(self, key: tuple[str, int]) -> None:
-        self.ends.pop(key, None)
+    def remove(self, key: tuple[str, int]) -> Watched | None:
         self.version += 1
+        return self.ends.pop(key, None)
 
 
 @dataclass(slots=True)
@@ -57,10 +59,12 @@ class Ledger:
     """Every end that is up, by the reference of its namespace; kept by the gateway's thread.
 
     strict: an address that was not asked for is a difference too.
+    here    those in the engine's own namespace, by index
     """
 
     strict: bool = False
     residents: dict[str, Residents] = field(default_factory=dict)
+    here: dict[int, Watched] = field(default_factory=dict)
     _where: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def put(self, id_: str, wired: Wired | None) -> None:
@@ -68,7 +72,9 @@ class Ledger:
         for n, reference in enumerate(self._where.pop(id_, ())):
             there = self.residents.get(reference)
             if there is not None:
-                there.remove((id_, n))
+                gone = there.remove((id_, n))
+                if reference == "" and gone is not None:
+                    self.here.pop(gone.place.ifindex, None)
                 if not there.ends:
                     del self.residents[reference]
         if wired is not None:
@@ -96,9 +102,11 @@ class Ledger:
                 self._rest(end, connection.found),
             )
             self.residents.setdefault(end.netns, Residents()).put(watched)
+            if end.netns == "":
+                self.here[place.ifindex] = watched
 
     def _rest(self, end: fastnl.End, found: bool) -> Rest | None:
-        if not (end.ipv6 or end.routes or end.neighbours or end.master or self.strict):
+        if not (end.ipv6 or end.routes or end.neighbours or end.master or end.rules or end.settings or self.strict):
             return None
         return Rest(
             frozenset(a.text for a in end.addresses),
@@ -106,4 +114,6 @@ class Ledger:
             frozenset(n.ip for n in end.neighbours),
             others=not self.strict or end.keep_addresses or found,
             master=end.master or "",
+            rules=frozenset(end.rules),
+            settings=tuple((name, path, value) for name, (path, value) in settings.wanted(end).items()),
         )

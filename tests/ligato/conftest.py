@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -137,7 +138,13 @@ def links(netns: str) -> dict[str, dict[str, Any]]:
 
 
 def comes(netns: str, ifname: str) -> bool:
-    return eventually(lambda: ifname in links(netns), PATIENCE)
+    def there() -> bool:
+        try:
+            return ifname in links(netns)
+        except subprocess.CalledProcessError:
+            return False  # a namespace that is being made has its file before it is one
+
+    return eventually(there, PATIENCE)
 
 
 def goes(netns: str, ifname: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.fixtures.docker import Docker
-from tests.ligato.conftest import Agent, comes, goes, links, veth1, veth3
+from tests.ligato.conftest import Agent, addresses, comes, goes, links, veth1, veth3
 
 from fastnl import netns as library
 from fastnl.testing import Namespaces, eventually, ping
@@ -91,12 +91,20 @@ def test_no_namespace_is_made_unless_told_to(agent: Agent, netns: Namespaces) ->
 # -- interfaces of a Ligato --------------------------------------------------------------------------
 
 
-def ligatos_pair(a: str, b: str, label: str = "vpp1") -> None:
-    subprocess.run(f"ip link add {a} netns n0 type veth peer name {b} netns n1".split(), check=True)
-    for netns, name, peer in (("n0", a, b), ("n1", b, a)):
-        subprocess.run(
-            ["ip", "-n", netns, "link", "set", name, "alias", f"/vnf-agent/{label}/{name}/{peer}"], check=True
-        )
+def ligatos_pair(a: str, b: str, label: str = "vpp1", temporary: str = "") -> None:
+    """As its agent leaves them; `temporary` is a name in the kernel that it gives an interface before its own."""
+    subprocess.run(f"ip link add {temporary or a} netns n0 type veth peer name {b} netns n1".split(), check=True)
+    for netns, ifname, name, peer in (("n0", temporary or a, a, b), ("n1", b, b, a)):
+        alias = f"/vnf-agent/{label}/{name}/{peer}"
+        subprocess.run(["ip", "-n", netns, "link", "set", ifname, "up", "alias", alias], check=True)
+
+
+def ip(command: str) -> None:
+    subprocess.run(command.split(), check=True)
+
+
+def had(netns: str) -> dict[str, int]:
+    return {name: row["ifindex"] for name, row in links(netns).items()}
 
 
 @pytest.mark.parametrize("adopt", [True, False])
@@ -105,23 +113,47 @@ def test_a_ligatos_interfaces_are_taken_over_when_told_to(
 ) -> None:
     netns.many(2)
     ligatos_pair("va", "vb")
-    ligatos_pair("old", "dlo")
-    ligatos_pair("oa", "ob", label="vpp2")
-    before = {name: row["ifindex"] for name, row in links("n0").items()}
+    ip("ip -n n0 address add 10.0.0.1/24 dev va")
+    ip("ip -n n0 address add 10.7.0.1/24 dev va")  # of an older configuration
+    ip("ip -n n1 address add 10.0.0.2/24 dev vb")
+    ligatos_pair("old", "dlo")  # that nobody wants any more
+    ligatos_pair("oa", "ob", label="vpp2")  # another agent's
+    ligatos_pair("ra", "rb")
+    ip("ip -n n0 route add 10.99.0.0/16 dev ra")  # this is more than a name
+    ligatos_pair("wa", "wb", temporary="veth-1234")
+    before = had("n0") | had("n1")
     agent = make_agent()
     agent.engine.stop()
-    agent.put(I1 + "va", veth1("va", "vb", "n0", "10.0.0.1/24"))
-    agent.put(I1 + "vb", veth1("vb", "va", "n1", "10.0.0.2/24"))
+    agent.put(I1 + "va", veth1("va", "vb", "n0", "10.0.0.1/24", mtu=1400))
+    agent.put(I3 + "vb", veth3("vb", "va", "n1", "10.0.0.2/24"))
+    for name, peer, where in (("ra", "rb", "n0"), ("rb", "ra", "n1"), ("wa", "wb", "n0"), ("wb", "wa", "n1")):
+        agent.put(I1 + name, veth1(name, peer, where))
     agent.engine.env["FASTNL_LIGATO_ADOPT_LIGATO"] = str(adopt).lower()
     agent.engine.start()
-    if adopt:
-        agent.expect(I1 + "va", "CONFIGURED")
-        assert ping("n0", "10.0.0.2")
-        assert set(links("n0")) == {"va", "oa"} and set(links("n1")) == {"vb", "ob"}
-        assert links("n0")["oa"]["ifindex"] == before["oa"]
-    else:
+    if not adopt:
         agent.expect(I1 + "va", "RETRYING", "va")
-        assert {name: row["ifindex"] for name, row in links("n0").items()} == before
+        assert had("n0") | had("n1") == before
+        return
+    for name in ("va", "ra", "wa"):
+        agent.expect(I1 + name, "CONFIGURED")
+    assert ping("n0", "10.0.0.2")
+    assert set(links("n0")) == {"va", "oa", "ra", "wa"} and set(links("n1")) == {"vb", "ob", "rb", "wb"}
+    after = had("n0") | had("n1")
+    # what only its name, MTU or addresses set apart is the same as before: nothing was interrupted
+    assert all(after[name] == before[name] for name in ("va", "vb", "wb", "oa", "ob"))
+    assert after["wa"] == before["veth-1234"] and after["ra"] != before["ra"]
+    assert links("n0")["va"]["mtu"] == 1400 and addresses("n0", "va") == {"10.0.0.1/24"}
+    client = agent.engine.client()
+    # the number of queues is for good
+    assert {d["field"] for row in client.verify() for d in row["differences"]} <= {"a.queues", "b.queues"}
+    # from now on they are ours, whether the setting stays or not, and go with their configuration
+    agent.engine.hang_up()
+    agent.engine.kill()
+    agent.engine.start().resumed()
+    agent.expect(I1 + "wa", "CONFIGURED")
+    assert had("n0") | had("n1") == after
+    agent.delete(I1 + "wb")
+    assert goes("n0", "wa")
 
 
 # -- microservices -----------------------------------------------------------------------------------
@@ -185,6 +217,64 @@ def test_a_restart_of_the_engine_touches_no_pair_of_a_container_and_docker_may_b
     if docker.inspect("web")["State"]["Pid"] == pid:  # dockerd ends what it does not find again
         agent.expect(I3 + "va", "CONFIGURED")
         assert ping("n0", "10.0.0.2")
+    docker.remove("web")
+    assert goes("n0", "va")
+
+
+def test_a_value_is_deleted_while_its_container_is_away(
+    docker: Docker, make_agent: Callable[..., Agent], netns: Namespaces
+) -> None:
+    netns.make("n0")
+    agent = make_agent(f'docker = "{docker.socket}"')
+    there = veth3("vb", "va", "", "10.0.0.2/24", namespace={"type": "MICROSERVICE", "reference": "web"})
+    agent.put(I3 + "va", veth3("va", "vb", "n0", "10.0.0.1/24"))
+    agent.put(I3 + "vb", there)
+    docker.run("web", env=["MICROSERVICE_LABEL=web"])
+    agent.expect(I3 + "vb", "CONFIGURED")
+    docker.post("web", "kill")
+    agent.expect(I3 + "vb", "PENDING", "microservice-available")
+    agent.delete(I3 + "vb")
+    agent.expect(I3 + "va", "PENDING", "veth-peer-exists")
+    client = agent.engine.client()
+    assert eventually(lambda: not list(client.list()), PATIENCE), list(client.list())
+    assert eventually(lambda: agent.status(I3 + "vb") == {}, PATIENCE), agent.status(I3 + "vb")
+    docker.post("web", "start")  # and nothing comes back that nobody wants
+    agent.put(I3 + "vc", there | {"name": "vc", "type": "TAP_TO_VPP", "veth": None})
+    agent.expect(I3 + "vc", "CONFIGURED")
+    assert set(in_container(docker.pid("web"), "link")) == {"lo", "vc"} and "va" not in links("n0")
+
+
+@pytest.mark.parametrize("missing", ["container", "half"])
+def test_docker_is_killed_while_a_half_waits(
+    make_docker: Callable[..., Docker], make_agent: Callable[..., Agent], netns: Namespaces, missing: str
+) -> None:
+    docker = make_docker().start()
+    netns.make("n0")
+    agent = make_agent(f'docker = "{docker.socket}"')
+    here = veth3("va", "vb", "n0", "10.0.0.1/24")
+    there = veth3("vb", "va", "", "10.0.0.2/24", namespace={"type": "MICROSERVICE", "reference": "web"})
+    agent.put(I3 + "vb", there)
+    if missing == "container":
+        agent.put(I3 + "va", here)
+        agent.expect(I3 + "va", "PENDING", "microservice-available")
+    else:
+        docker.run("web", env=["MICROSERVICE_LABEL=web"])
+        agent.expect(I3 + "vb", "PENDING", "veth-peer-exists")
+    docker.kill()
+    # neither is a reason to forget, nor to report anything else
+    agent.put(I3 + "t", {"name": "t", "type": "TAP_TO_VPP", "namespace": {"type": "NSID", "reference": "n0"}})
+    agent.expect(I3 + "t", "CONFIGURED")
+    label = "microservice-available" if missing == "container" else "veth-peer-exists"
+    agent.expect(I3 + "vb", "PENDING", label)
+    docker.start()
+    if missing == "container":
+        docker.run("web", env=["MICROSERVICE_LABEL=web"])
+    else:
+        if not docker.inspect("web")["State"]["Running"]:  # dockerd ends what it does not find again
+            docker.post("web", "start")
+        agent.put(I3 + "va", here)
+    assert comes("n0", "va") and ping("n0", "10.0.0.2", wait=PATIENCE)
+    agent.expect(I3 + "vb", "CONFIGURED")
     docker.remove("web")
     assert goes("n0", "va")
 

@@ -189,19 +189,27 @@ def test_checksum_offloads(agent: Agent, netns: Namespaces) -> None:
     assert eventually(lambda: offloads("n0", "va") == {"rx": True, "tx": True}, PATIENCE)
 
 
-def test_what_is_taken_out_of_a_value_is_as_the_kernel_makes_it(agent: Agent, netns: Namespaces) -> None:
+def test_what_is_taken_out_of_a_value_interrupts_nothing(agent: Agent, netns: Namespaces) -> None:
     netns.many(2)
     mac = "d2:74:8c:12:67:d2"
-    agent.put(I1 + "va", veth1("va", "vb", "n0", "10.0.0.1/24", mtu=1400, phys_address=mac))
-    agent.put(I1 + "vb", veth1("vb", "va", "n1", "10.0.0.2/24"))
-    agent.expect(I1 + "va", "CONFIGURED")
-    index = links("n0")["va"]["ifindex"]
-    agent.put(I1 + "va", veth1("va", "vb", "n0", "10.0.0.1/24"))
-    assert eventually(lambda: links("n0").get("va", {}).get("ifindex", index) != index, PATIENCE)
-    agent.expect(I1 + "va", "CONFIGURED")
+    off = {"peer_if_name": "vb", "txChecksumOffloading": 2}
+    agent.put(I3 + "va", veth3("va", "vb", "n0", "10.0.0.1/24", mtu=1400, phys_address=mac, veth=off))
+    agent.put(I3 + "vb", veth3("vb", "va", "n1", "10.0.0.2/24"))
+    agent.expect(I3 + "va", "CONFIGURED")
     row = links("n0")["va"]
-    assert row["mtu"] == 1500 and row["address"] != mac and addresses("n0", "va") == {"10.0.0.1/24"}
-    assert ping("n0", "10.0.0.2")
+    assert row["mtu"] == 1400 and offloads("n0", "va") == {"rx": True, "tx": False}
+    agent.put(I3 + "va", veth3("va", "vb", "n0", "10.0.0.1/24"))
+    assert eventually(lambda: links("n0")["va"]["mtu"] == 1500, PATIENCE)
+    assert eventually(lambda: offloads("n0", "va") == {"rx": True, "tx": True}, PATIENCE)
+    agent.expect(I3 + "va", "CONFIGURED")
+    # what the kernel once chose nobody knows: the MAC stays
+    assert (links("n0")["va"]["ifindex"], links("n0")["va"]["address"]) == (row["ifindex"], mac)
+    assert addresses("n0", "va") == {"10.0.0.1/24"} and ping("n0", "10.0.0.2")
+    # nor does the next start find anything to be mended
+    agent.engine.kill()
+    agent.engine.start().resumed()
+    agent.expect(I3 + "va", "CONFIGURED")
+    assert links("n0")["va"]["ifindex"] == row["ifindex"]
 
 
 def test_link_only_leaves_addresses_alone(agent: Agent, netns: Namespaces) -> None:
@@ -220,20 +228,25 @@ def test_link_only_leaves_addresses_alone(agent: Agent, netns: Namespaces) -> No
     assert addresses("n0", "va") == {"10.0.0.77/24"} and links("n0")["va"]["ifindex"] == index
 
 
-def test_ipv6_where_it_is_turned_off_says_so_and_comes_when_it_is_on(agent: Agent, netns: Namespaces) -> None:
+def test_ipv6_where_it_is_turned_off_is_turned_on_for_interfaces_of_ours_alone(agent: Agent, netns: Namespaces) -> None:
     netns.many(2)
 
-    def turn(off: int) -> None:
-        command = nsenter("n0", "sh", "-c", f"echo {off} > /proc/sys/net/ipv6/conf/default/disable_ipv6")
+    def turn(which: str, off: int) -> None:
+        command = nsenter("n0", "sh", "-c", f"echo {off} > /proc/sys/net/ipv6/conf/{which}/disable_ipv6")
         subprocess.run(command, check=True)
 
-    turn(1)
-    agent.put(I1 + "va", veth1("va", "vb", "n0", "fd00::1/64"))
+    turn("all", 1)
+    turn("default", 1)
+    agent.put(I1 + "va", veth1("va", "vb", "n0", "10.0.0.1/24", "fd00::1/64"))
     agent.put(I1 + "vb", veth1("vb", "va", "n1", "fd00::2/64"))
-    agent.expect(I1 + "va", "RETRYING", "IPv6 is switched off in that namespace")
-    turn(0)
     agent.expect(I1 + "va", "CONFIGURED")
-    assert addresses("n0", "va") == {"fd00::1/64"}
+    assert addresses("n0", "va") == {"10.0.0.1/24", "fd00::1/64"} and ping("n0", "fd00::2")
+    agent.put(I3 + "lo", {"name": "lo", "type": "LOOPBACK", "enabled": True, "namespace": {"type": "NSID",
+                          "reference": "n0"}, "ip_addresses": ["fd01::1/128"]})  # fmt: skip
+    agent.expect(I3 + "lo", "RETRYING", "its owner's to switch on")
+    turn("lo", 0)
+    agent.expect(I3 + "lo", "CONFIGURED")
+    assert addresses("n0", "lo") >= {"fd01::1/128"}
 
 
 # -- types -----------------------------------------------------------------------------------------

@@ -143,6 +143,29 @@ def test_a_new_namespace_or_type_makes_the_interface_anew(agent: Agent, netns: N
     agent.expect(I1 + "va", "CONFIGURED", "type changed")
 
 
+@pytest.mark.parametrize(
+    ("namespace", "state", "word"),
+    [({"type": 2, "name": "n2"}, "PENDING", "n2"), ({"type": 1, "microservice": "web"}, "INVALID", "`docker`")],
+)
+def test_a_pair_that_is_to_go_where_it_cannot_be_does_not_stay_where_it_was(
+    agent: Agent, netns: Namespaces, namespace: dict[str, Any], state: str, word: str
+) -> None:
+    netns.many(2)
+    put_pair(agent)
+    assert is_up()
+    agent.put(I1 + "vb", veth1("vb", "va", "n1", "10.0.0.2/24") | {"namespace": namespace})
+    assert goes("n1", "vb") and goes("n0", "va")
+    agent.expect(I1 + "vb", state, word)
+    if state == "PENDING":
+        netns.make("n2")
+        assert comes("n2", "vb") and ping("n0", "10.0.0.2")
+    else:
+        assert agent.status(I1 + "vb")["last_operation"] == "VALIDATE"
+        put_pair(agent)
+        assert is_up()
+    agent.expect(I1 + "va", "CONFIGURED")
+
+
 def test_a_change_of_both_ends_is_one_job(agent: Agent, netns: Namespaces) -> None:
     netns.many(2)
     agent.put_all({I1 + "va": veth1("va", "vb", "n0"), I1 + "vb": veth1("vb", "va", "n1")})
@@ -199,6 +222,24 @@ def test_what_is_not_ours_in_the_way_is_not_touched(
     assert links("n0")["va"]["ifindex"] == index and "vb" not in links("n1")
     subprocess.run(["ip", "-n", "n0", "link", "del", "va"], check=True)
     assert is_up()
+
+
+def test_names_are_those_of_a_namespace(agent: Agent, netns: Namespaces) -> None:
+    """The same ones may be in others, and in the engine's own, where nothing of ours ever shows."""
+    netns.many(4)
+    subprocess.run(["ip", "link", "add", "eth0", "type", "bridge"], check=True)
+    try:
+        stranger = links("")["eth0"]["ifindex"]
+        for n, (a, b) in enumerate((("n0", "n1"), ("n2", "n3"))):
+            agent.put(f"{I1}a{n}", veth1(f"a{n}", f"b{n}", a, "10.0.0.1/24", host_if_name="eth0"))
+            agent.put(f"{I1}b{n}", veth1(f"b{n}", f"a{n}", b, "10.0.0.2/24", host_if_name="eth0"))
+        for name in ("a0", "b0", "a1", "b1"):
+            agent.expect(I1 + name, "CONFIGURED")
+        assert [set(links(f"n{n}")) for n in range(4)] == [{"eth0"}] * 4
+        assert ping("n0", "10.0.0.2") and ping("n2", "10.0.0.2")
+        assert links("")["eth0"]["ifindex"] == stranger
+    finally:
+        subprocess.run(["ip", "link", "del", "eth0"], check=False)
 
 
 def test_routes_and_neighbours_come_in_any_order(agent: Agent, netns: Namespaces) -> None:

@@ -70,6 +70,11 @@ class Grounds:
                 if self._engine.claims.owner(*ground) is None:
                     self._look(ground)
 
+    def changed(self, ifname: str) -> None:
+        """Something happened to an interface in the engine's own namespace that no connection has."""
+        if ("", ifname) in self._count:
+            self._look(("", ifname))
+
     def _look(self, ground: Ground) -> None:
         """Finds out how an interface is now."""
         netns, ifname = ground
@@ -88,7 +93,7 @@ class Grounds:
             self._set(ground, 0, "no connection has it")
 
     def _heard(self, event: str, fields: dict[str, Any], of: str) -> None:
-        if of == "connection" and (self._standing or self._of):
+        if of == "connection" and event != "link" and (self._standing or self._of):
             self._note(fields["id"], str(fields.get("reason", "")))
 
     def _note(self, id_: str, reason: str = "") -> None:

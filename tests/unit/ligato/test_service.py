@@ -84,6 +84,8 @@ class Engine:
     def listen(self, heard: Any) -> Callable[[], None]:
         return lambda: None
 
+    listen_to_links = listen
+
 
 def half(name: str, peer: str) -> dict[str, Any]:
     return {"name": name, "veth": {"peer_if_name": peer}}

@@ -19,6 +19,7 @@ from fastnl_engine.upkeep import ends_of
 GATHER = 0.05  # seconds that one interface waits to be looked at together with others
 AGAIN = 1.0  # seconds until what could not be looked at is
 GATHERINGS = 60  # of these at most, while there is something better to do
+TOGETHER = 128  # connections whose interfaces are taken in without a pause: changes come in between
 SETTLING = 1.5  # seconds after which one without a carrier is looked at once more: the kernel tells it with a delay
 
 log = structlog.get_logger()
@@ -27,7 +28,8 @@ Key = tuple[str, str]  # id of the connection, "a" or "b"
 
 
 class Interfaces:
-    """Looks at interfaces when their connection changes and, for their counters, every so many seconds.
+    """Looks at interfaces when their connection changes, when one in the engine's own namespace gets or loses its
+    carrier, and all of them, for their counters, every so many seconds.
 
     statistics   seconds; 0: never
     on_change    told the id of a connection when what is known of its interfaces is another than before
@@ -68,10 +70,18 @@ class Interfaces:
         return facts_of(row, name, kind, stats=bool(self._statistics))
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._look_at_new(), name="new interfaces")
-            if self._statistics:
-                group.create_task(self._count(), name="statistics")
+        deaf = self._port.listen_to_links(self._linked)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._look_at_new(), name="new interfaces")
+                if self._statistics:
+                    group.create_task(self._count(), name="statistics")
+        finally:
+            deaf()
+
+    def _linked(self, id: str) -> None:
+        if id in self._up:
+            self._look_at(id)
 
     def _look_at(self, id: str) -> None:
         self._due.add(id)
@@ -102,39 +112,55 @@ class Interfaces:
     async def _count(self) -> None:
         while True:
             await asyncio.sleep(self._statistics)
-            before = {key: counters(row) for key, row in self._rows.items()}
             await self._look(set(self._up), stats=True)
-            told: dict[str, dict[str, Any]] = {}
-            for (id, end), row in self._rows.items():
-                if (now := counters(row)) and now != before.get((id, end)):
-                    told.setdefault(id, {"id": id})[end] = now
-            self._port.tell("statistics", told.values())
 
     async def _look(self, ids: set[str], *, stats: bool = False) -> list[Key]:
         """Takes in what there is; gives those that were down and were not known to be."""
-        asked: dict[Key, Asked] = {}
-        for id in ids:
-            record = self._up.get(id)
-            if record is not None:
+        records = [(id, self._up[id]) for id in ids if id in self._up]
+
+        def ask() -> tuple[dict[Key, Asked], dict[Key, LinkRow]]:
+            asked: dict[Key, Asked] = {}
+            for id, record in records:
                 for end, netns, place in zip("ab", ends_of(record), record.places, strict=False):
                     asked[id, end] = Asked(netns, place)
+            return asked, read(self._host, asked, stats=stats)
+
         try:
-            rows = await asyncio.to_thread(read, self._host, asked, stats=stats)
+            asked, rows = await asyncio.to_thread(ask)
         except fastnl.FastnlError as e:
             log.warning("interfaces cannot be looked at", reason=str(e))
             asyncio.get_running_loop().call_later(AGAIN, self._look_at_all, ids)
             return []
+        down: list[Key] = []
+        for at in range(0, len(records), TOGETHER):
+            # what is another connection by now will be looked at by itself
+            same = [id for id, record in records[at : at + TOGETHER] if self._up.get(id) is record]
+            down += self._take({key: rows[key] for id in same for end in "ab" if (key := (id, end)) in rows}, asked)
+            await asyncio.sleep(0)  # changes come in between
+        return down
+
+    def _take(self, rows: dict[Key, LinkRow], asked: dict[Key, Asked]) -> list[Key]:
+        """Takes in what was read of some connections, both ends of each, and tells of it; gives what `_look` does."""
         down = []
         changed: dict[str, None] = {}
+        carriers: dict[str, dict[str, Any]] = {}
+        counted: dict[str, dict[str, Any]] = {}
         for key, row in rows.items():
-            if key[0] not in self._up:
-                continue
+            id, end = key
             before = self._rows.get(key)
             if not is_up(row) and (before is None or is_up(before)):
                 down.append(key)
             if before is None or looks(before) != looks(row):
-                changed[key[0]] = None
+                changed[id] = None
+            # the engine tells of those in its own namespace by itself
+            if before is not None and is_up(before) != is_up(row) and asked[key].netns:
+                carriers.setdefault(id, {"id": id})[end] = {"oper_status": "UP" if is_up(row) else "DOWN"}
+            if (now := counters(row)) and (before is None or now != counters(before)):
+                counted.setdefault(id, {"id": id})[end] = now
             self._rows[key] = row
+        for event, told in (("link", carriers), ("statistics", counted)):
+            if told:
+                self._port.tell(event, told.values())
         for id in changed:
             self._on_change(id)
         return down

@@ -27,15 +27,17 @@ from fastnl_engine.northbound.ligato.compile import Compiler, Desired
 from fastnl_engine.northbound.ligato.interfaces import Interfaces
 from fastnl_engine.northbound.ligato.made import Made
 from fastnl_engine.northbound.ligato.publish import Publisher
-from fastnl_engine.northbound.ligato.status import Verdict, blamed, settle
+from fastnl_engine.northbound.ligato.status import INVALID, Verdict, blamed, settle
 from fastnl_engine.northbound.port import Answer, Port
 
 PREFIX = "ligato/"  # of the ids of connections
-PACE = 0.01  # seconds between two bursts: a lone change does not wait, and many go together
+PACE = 0.01  # seconds between two bursts while the engine is at work: many go together, and a lone change does not wait
 PART = 64  # connections that are submitted in one go; the engine is at work on them while the next are made up
 GATHER = 0.05  # seconds that a status waits for others to be worked out and written with it
 PATIENCE = 3.0  # seconds at most that it waits for the engine to have answered everything
 STATUSES = 256  # that are worked out in one go: changes come in between
+# errors with which the engine leaves a connection where it was, and configuration wants it nowhere for now
+HOMELESS = ("netns_not_found", *INVALID)
 DENIED = 5.0  # seconds until what was forbidden is asked for again
 
 log = structlog.get_logger()
@@ -65,6 +67,7 @@ class Service:
         self._began = False
 
         self._wanted: dict[str, Desired] = {}
+        self._left = set(made.names)  # namespaces that what was wanted needed: some may have been made
         self._asked: dict[str, int] = {}  # by id: number of the last submission that has no answer yet
         self._submissions = 0
         self._refused: dict[str, dict[str, Any]] = {}  # by id: why the engine does not do what is wanted
@@ -131,7 +134,7 @@ class Service:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._backoff.timeout):
                     await self._news.wait()
-            await asyncio.sleep(last + PACE - clock())
+            await asyncio.sleep(last + PACE - clock() if self._is_busy() else 0)
             last = clock()
             self._news.clear()
             if self._unread:
@@ -160,17 +163,21 @@ class Service:
             if record.id not in changes:
                 obsolete[record.id] = None
         if self._settings.adopt_ligato:
-            references = {end["netns"] for wanted in changes.values() if wanted for end in _ends(wanted)}
-            await asyncio.to_thread(foreign.remove, self._host, references, self._settings.label)
+            # what we have already is ours already
+            new = [wanted for id, wanted in changes.items() if wanted and id not in self._records]
+            taken = await asyncio.to_thread(foreign.take_over, self._host, new, self._settings.label)
+            self._port.adopt([(wanted, taken.adopted[wanted["id"]]) for wanted in new if wanted["id"] in taken.adopted])
+            log.info("interfaces of a Ligato taken over", connections=len(taken.adopted), removed=taken.removed)
         log.info("configuration read", connections=len(changes), obsolete=len(obsolete))
         return obsolete | changes
 
     async def _submit(self, changes: dict[str, Desired | None]) -> None:
         """Has the engine do what is wanted now; in order, and without waiting for what comes of it."""
         for id, wanted in changes.items():
-            if wanted is None:
-                self._wanted.pop(id, None)
-            else:
+            before = self._wanted.pop(id, None)
+            if before is not None and self._settings.create_missing:
+                self._left.update(_references([before]))
+            if wanted is not None:
                 self._wanted[id] = wanted
         if self._settings.create_missing:
             await self._make(_references(filter(None, changes.values())))
@@ -214,13 +221,21 @@ class Service:
         else:
             answers = await (self._port.disconnect(gone) if gone else self._port.connect(wanted))
         freed = False
+        homeless: list[str] = []
         for id, answer in zip(gone + [w["id"] for w in wanted], answers, strict=True):
             freed |= answer.changed
+            stands = id in self._records and self._records[id].state == "up"
             self._answered(id, number, answer)
-        if not freed and (knot := self._knot()):
-            for id, answer in zip(knot, await self._port.disconnect(knot), strict=True):
+            if stands and id not in self._asked and self._refused.get(id, {}).get("code") in HOMELESS:
+                homeless.append(id)
+        in_the_way = homeless or (not freed and self._knot())
+        if in_the_way:
+            for id, answer in zip(in_the_way, await self._port.disconnect(in_the_way), strict=True):
                 freed |= answer.changed
                 self._note(id, answer.record)
+        again = [(id, self._wanted[id]) for id in homeless if id in self._wanted and id not in self._asked]
+        if again:
+            await self._batch(again)
         if freed:
             self._try_again()
             if self._settings.create_missing:
@@ -310,11 +325,13 @@ class Service:
 
     async def _let_go(self) -> None:
         """Namespaces that were made and that nothing needs any more."""
-        needed = set(_references(self._wanted.values())) if self._made.names else set()
-        idle = [name for name in self._made.names if name not in needed]
-        if idle:
-            used = await self._port.used(idle)
-            await asyncio.to_thread(self._made.let_go, [name for name in idle if name not in used])
+        self._left.intersection_update(self._made.names)
+        if self._left:
+            self._left.difference_update(_references(self._wanted.values()))
+        if idle := set(self._left):
+            idle -= await self._port.used(idle)
+            self._left -= idle
+            await asyncio.to_thread(self._made.let_go, idle)
 
     # -- statuses ------------------------------------------------------------------------------------
 

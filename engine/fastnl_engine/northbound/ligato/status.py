@@ -34,6 +34,10 @@ class Operation(IntEnum):
     DELETE = 4
 
 
+# codes of errors that no repetition mends, as the value is at fault; with all others the engine tries again by itself
+INVALID = ("invalid", "bad_request", "too_large")
+
+
 class Unmet(NamedTuple):
     """A dependency that does not hold: its label, as Ligato has it where it has one, and which and why."""
 
@@ -117,7 +121,9 @@ def settle(key: str, verdict: Verdict, record: Mapping[str, Any] | None) -> Valu
     details += verdict.remarks
     if verdict.note:
         details.append(verdict.note)
-    return ValueStatus(key, state.name, error, verdict.operation.name, tuple(details))
+    # also what only the engine could find out
+    operation = Operation.VALIDATE if state is ValueState.INVALID else verdict.operation
+    return ValueStatus(key, state.name, error, operation.name, tuple(details))
 
 
 def blamed(verdict: Verdict, error: Mapping[str, Any]) -> Verdict | None:
@@ -145,8 +151,7 @@ def _of_record(verdict: Verdict, record: Mapping[str, Any]) -> tuple[ValueState,
     if not whole and not f"{field}.".startswith(f"{verdict.path}."):
         # a route of an interface that fails for another reason only waits for it
         return ValueState.PENDING, "", [f"outgoing-interface-is-up: {message}"]
-    # what no repetition mends is the value's fault; all else the engine tries again by itself
     code = error.get("code")
-    if code in ("invalid", "bad_request", "too_large"):
+    if code in INVALID:
         return ValueState.INVALID, message, []
     return (ValueState.FAILED if code == "conflict" else ValueState.RETRYING), message, []
