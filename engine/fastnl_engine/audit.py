@@ -1,8 +1,8 @@
 """Looks whether somebody changed our interfaces, every few seconds and at little cost.
 
 What every end has (name, up, MTU, IPv4 addresses) is looked at by ioctl, in C from list to list; ends with
-IPv6 addresses, routes or neighbours need a dump of their namespace.  The work of one round is spread over its
-time.
+IPv6 addresses, routes, neighbours or policy rules need a dump of their namespace.  The work of one round is spread over
+its time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import fastnl
-from fastnl._nl import AddrRow, Glances, LinkRow, NeighRow, RouteRow, Tour, look_around
+from fastnl._nl import (
+    AddrRow,
+    Glances,
+    LinkRow,
+    NeighRow,
+    RouteRow,
+    RuleRow,
+    Tour,
+    look_around,
+    read_settings,
+)
 from fastnl.change import is_foreign
 from fastnl.netns import Handles, Identity, open_reference, path_of
 from fastnl_engine.ledger import Ledger, Residents, Watched
@@ -22,6 +32,7 @@ from fastnl_engine.ledger import Ledger, Residents, Watched
 SLICE = 0.2  # seconds between two parts of a round
 BATCH = 256  # namespaces dumped at a time: bounds the open descriptors
 
+Row = AddrRow | RouteRow | NeighRow | LinkRow | RuleRow
 Wrong = dict[str, tuple[Watched, str]]
 
 
@@ -129,17 +140,24 @@ class Audit:
                     question.dump_neighbours()
                     if any(w.rest.master for w in there if w.rest is not None):
                         question.dump_links()
+                    if any(w.rest.rules for w in there if w.rest is not None):
+                        question.dump_rules()
                     asked.append((there, question))
+                    _read_settings(fd, there, wrong)
                 tour.run()
             for there, question in asked:
                 # what could not be read to its end says nothing of what is missing
                 if not question.interrupted and not any(err for _, _, err in question.states()):
                     self._compare(there, question.rows(), wrong)
 
-    def _compare(self, ends: list[Watched], rows: list[AddrRow | RouteRow | NeighRow | LinkRow], wrong: Wrong) -> None:
+    def _compare(self, ends: list[Watched], rows: list[Row], wrong: Wrong) -> None:
         have: dict[int, tuple[dict[str, AddrRow], set[tuple[str, str, int]], set[str]]] = {}
         links: dict[int, LinkRow] = {}
+        rules: set[fastnl.Rule | None] = set()
         for row in rows:
+            if isinstance(row, RuleRow):
+                rules.add(row.rule)
+                continue
             if isinstance(row, LinkRow):
                 links[row.ifindex] = row
                 continue
@@ -159,10 +177,23 @@ class Audit:
                 wrong.setdefault(w.id, (w, f"{where}: {sorted(missing)[0]} is missing"))
             elif w.rest.master and not _is_port(links, w.place.ifindex, w.rest.master):
                 wrong.setdefault(w.id, (w, f"{where}: is no port of {w.rest.master!r} any more"))
+            elif not w.rest.rules <= rules:
+                wrong.setdefault(w.id, (w, f"{where}: rule {str(min(w.rest.rules - rules, key=str))!r} is missing"))
             elif not w.rest.others:
                 foreign = sorted(a for a, row in addresses.items() if is_foreign(row, w.rest.addresses))
                 if foreign:
                     wrong.setdefault(w.id, (w, f"{where}: {foreign[0]} was not asked for"))
+
+
+def _read_settings(fd: int, ends: list[Watched], wrong: Wrong) -> None:
+    wanted = [(w, *setting) for w in ends if w.rest is not None for setting in w.rest.settings]
+    if not wanted:
+        return
+    have = read_settings(fd, [path for _, _, path, _ in wanted])
+    for (w, name, _, value), now in zip(wanted, have, strict=True):
+        if now != value:
+            where = f"{'ab'[w.end]}: interface {w.ifname!r}"
+            wrong.setdefault(w.id, (w, f"{where}: {name} is {now or 'gone'}, not {value}"))
 
 
 def _is_port(links: dict[int, LinkRow], index: int, master: str) -> bool:

@@ -4,9 +4,9 @@ On an ipc socket the kernel says who the peer is (SO_PEERCRED), and ZeroMQ hands
 `Peer-Address`, "host:uid:gid:pid".  Over TCP a peer is known by its CURVE key, which fastnl_engine.door has let in.
 Both map to a role:
 
-    viewer      list, verify, stats, events, info, kv.get, kv.range, kv.watch
+    viewer      list, verify, stats, events, info, fleet, kv.get, kv.range, kv.watch
     operator    and connect, disconnect, move, attend, kv.put, kv.delete
-    admin       and everything else
+    admin       and everything else: fleet.remove
 
 A peer without a role gets `forbidden` with a reason: turned away at the door it would hear nothing and wait.
 """
@@ -41,6 +41,8 @@ NEEDED = {
     "attend": OPERATOR,  # it can delay what others ask for
     "kv.put": OPERATOR,
     "kv.delete": OPERATOR,
+    "fleet": VIEWER,
+    "fleet.remove": ADMIN,
 }
 
 

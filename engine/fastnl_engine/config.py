@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
@@ -20,8 +21,12 @@ CHOICES = {
     "resync": ("adopt", "recreate"),
     "store": ("", "etcd", "embedded"),
 }
-LEAST = {"queue": 1, "status_lease": 5, "statistics": 0}
-T = TypeVar("T", "Config", "Ligato")
+LEAST = {
+    "queue": 1, "audit": 0, "status_lease": 5, "statistics": 0,
+    "lease": 1, "port": 1, "vni_first": 1, "vni_last": 1, "patience": 1,
+}  # fmt: skip
+TABLES = ("ligato", "fleet")
+T = TypeVar("T", "Config", "Ligato", "Fleet")
 
 
 class ConfigError(Exception):
@@ -61,6 +66,45 @@ class Ligato:
 
 
 @dataclass(frozen=True, slots=True)
+class Fleet:
+    """The table [fleet]: engines of several hosts that agree through etcd, see docs/fleet.md.
+
+    endpoints       of etcd, as in [ligato]; none given: this engine is in no fleet
+    ca, cert, key   files for TLS: who signs etcd's certificates, and our own
+    user            for etcd, with the password in `password_file`
+    name            of the fleet: its keys begin with /fastnl/fleet/<name>/
+    host            this host's name in the fleet; "": its hostname
+    address         that its tunnels begin and end at, v4 or v6; "": the first global one of `interface`
+    interface       "": the one that the default route leads to
+    underlay        namespace reference of where both are; "": the engine's own
+    port            UDP port of the tunnels, the same on every host
+    lease           seconds after which a host is away when its engine does not renew it
+    vni_first, vni_last  what numbers tunnels may have
+    patience        seconds that a job waits for etcd and for other hosts
+    """
+
+    endpoints: list[str] = field(default_factory=list)
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    user: str = ""
+    password_file: str = ""
+    name: str = "default"
+    host: str = ""
+    address: str = ""
+    interface: str = ""
+    underlay: str = ""
+    port: int = 4789
+    lease: int = 10
+    vni_first: int = 1
+    vni_last: int = (1 << 24) - 1
+    patience: int = 20
+
+    def __bool__(self) -> bool:
+        return bool(self.endpoints)
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """What `fastnl-engine` can be told.
 
@@ -82,6 +126,7 @@ class Config:
     microservice_label name of the Docker label that makes a container a microservice
     ligato             configuration as keys and values
     nsm                where the mesh's API is served, see docs/nsm.md; "" for nowhere
+    fleet              engines of several hosts that agree
     """
 
     endpoint: str = ENDPOINT
@@ -104,6 +149,7 @@ class Config:
     microservice_label: str = "fastnl.microservice"
     ligato: Ligato = field(default_factory=Ligato)
     nsm: str = ""
+    fleet: Fleet = field(default_factory=Fleet)
 
     @property
     def state_file(self) -> Path:
@@ -119,18 +165,22 @@ def load(path: str | None, environ: Mapping[str, str], flags: Mapping[str, Any])
     config = _apply(config, {k: v for k, v in flags.items() if v is not None}, "the command line")
     _check_transports(config)
     _check_ligato(config.ligato)
+    _check_fleet(config.fleet)
     return config
 
 
 def _of_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
-    for kind, prefix, taken in ((Config, "FASTNL_", settings), (Ligato, "FASTNL_LIGATO_", {})):
+    for table, kind in (("", Config), ("ligato", Ligato), ("fleet", Fleet)):
+        prefix = f"FASTNL_{table}_".upper() if table else "FASTNL_"
         names = {prefix + f.name.upper(): f.name for f in fields(kind)}
-        taken |= {names[k]: v for k, v in environ.items() if k in names and names[k] != "ligato"}
-        if kind is Ligato:
-            if "MICROSERVICE_LABEL" in environ:  # Ligato's own
-                taken.setdefault("label", environ["MICROSERVICE_LABEL"])
-            settings["ligato"] = taken
+        taken: dict[str, Any] = {names[k]: v for k, v in environ.items() if k in names and names[k] not in TABLES}
+        if table:
+            settings[table] = taken
+        else:
+            settings = taken
+    if "MICROSERVICE_LABEL" in environ:  # Ligato's own
+        settings["ligato"].setdefault("label", environ["MICROSERVICE_LABEL"])
     return settings
 
 
@@ -148,7 +198,7 @@ def _apply(config: T, values: Mapping[str, Any], where: str, table: str = "") ->
     for name, value in values.items():
         if name not in known:
             raise ConfigError(f"{where}: there is no setting {table + name!r}; known are {', '.join(known)}")
-        if known[name] == "Ligato":
+        if known[name] in ("Ligato", "Fleet"):
             if not isinstance(value, dict):
                 raise ConfigError(f"{where}: {name} must be a table, not {value!r}")
             changes[name] = _apply(getattr(config, name), value, where, f"{name}.")
@@ -189,9 +239,29 @@ def _check_ligato(ligato: Ligato) -> None:
         raise ConfigError(f"ligato.label: {e}") from None
     if not ligato.endpoints:
         raise ConfigError("ligato.endpoints is empty; etcd needs one")
+    _check_access("ligato", ligato)
+
+
+def _check_fleet(fleet: Fleet) -> None:
+    _check_access("fleet", fleet)
+    for name in ("name", "host"):
+        value = getattr(fleet, name)
+        if "/" in value or not value.isprintable() or len(value) > 200 or (name == "name" and not value):
+            raise ConfigError(f"fleet.{name}: {value!r} must be up to 200 printable characters without '/'")
+    for name, most in (("port", 65535), ("vni_last", (1 << 24) - 1), ("vni_first", fleet.vni_last)):
+        if getattr(fleet, name) > most:
+            raise ConfigError(f"fleet.{name} must be at most {most}")
+    if fleet.address:
+        try:
+            ipaddress.ip_address(fleet.address)
+        except ValueError as e:
+            raise ConfigError(f"fleet.address: {e}") from None
+
+
+def _check_access(table: str, settings: Ligato | Fleet) -> None:
     for one, other in (("cert", "key"), ("key", "cert"), ("user", "password_file"), ("password_file", "user")):
-        if getattr(ligato, one) and not getattr(ligato, other):
-            raise ConfigError(f"ligato.{one} needs ligato.{other}")
+        if getattr(settings, one) and not getattr(settings, other):
+            raise ConfigError(f"{table}.{one} needs {table}.{other}")
 
 
 def _typed(name: str, value: Any, kind: str, where: str) -> Any:
@@ -204,7 +274,7 @@ def _typed(name: str, value: Any, kind: str, where: str) -> Any:
         return int(value)
     elif kind.startswith("list"):
         if isinstance(value, str):  # of the environment, as PATH is written
-            separator = "," if name == "ligato.endpoints" else ":"
+            separator = "," if name.endswith(".endpoints") else ":"
             value = [part for part in value.split(separator) if part]
         if _is_list_of_text(value):
             return value

@@ -123,6 +123,13 @@ class Engine:
         self._resume = self.pipeline.executor.resume = resume
         self._on_resumed = on_resumed
 
+    def adopt(self, record: Record) -> None:
+        """Takes on a connection whose interfaces somebody else made; it is to be connected as the record says."""
+        if record.id not in self.records and self.claims.refuse(record.connection) is None:
+            self.records[record.id] = record
+            self.claims.take(record.connection)
+            self.host.count(record.places, 1)
+
     def _settle_in(self) -> None:
         """Watches over some of the records that were taken over, and has more of the kernel looked at."""
         for _ in range(min(SETTLE, len(self._arriving))):
@@ -173,7 +180,8 @@ class Engine:
     def soon(self, do: Callable[[], None]) -> None:
         """Has something done on this thread, at its next turn; for other threads."""
         self._soon.append(do)
-        self.pipeline.wake()
+        if len(self._soon) == 1:  # else it was woken for the first of a row
+            self.pipeline.wake()
 
     def turn(self) -> None:
         """Books what has finished and sends the next cycle off when the kernel thread is free for it."""
@@ -358,6 +366,14 @@ class Engine:
         self.metrics.events.inc()
         self._on_event(event, fields, "connection")
 
+    def tell_link(self, watched: Watched, *, running: bool, news: bool) -> None:
+        """An interface has a carrier or has none any more; without news only those within the engine are told."""
+        fields = {"id": watched.id, "ab"[watched.end]: {"oper_status": "UP" if running else "DOWN"}}
+        if news:
+            self.tell_of("link", fields)
+        for listener in self.listeners:
+            listener("link", fields, "connection")
+
     def _reclaim(self, action: Action) -> None:
         """Claims are as the record has them, whatever was planned and did not come true."""
         if action.spec:
@@ -460,6 +476,8 @@ def result_of(action: Action, record: Record | None) -> dict[str, Any]:
     waits = job.wait and isinstance(error, WAITED_FOR_ERRORS) and record is not None and record.state == "pending"
     if error is not None and not waits:
         return {"id": job.id, "ok": False, "error": error.as_dict()}
+    if job.op == "pass":
+        return {"id": job.id, "ok": True}
     if job.op == "disconnect":
         changed = action.verb == "forget" or (action.verb == "remove" and action.result is not None)
         return {"id": job.id, "ok": True, "changed": changed}

@@ -34,6 +34,9 @@ def flush(host: fastnl.Host, store: Store) -> bool:
     stuck: set[str] = set()  # references of namespaces where something is left
     unmarked = reconcile.half_made([i.spec for i in intents] + [r.spec for r in records])
     reconcile.give_back(host, [i.spec for i in intents] + [r.spec for r in records if r.places])
+    rules = reconcile.take_rules_back(host, [i.spec for i in intents] + [r.spec for r in records])
+    for problem in rules:
+        log.error("policy rule not removed", reason=str(problem))
     for part in _parts(references):
         seen, unread = reconcile.look(host, part, unmarked)
         found |= _interfaces(seen)
@@ -54,10 +57,14 @@ def flush(host: fastnl.Host, store: Store) -> bool:
                 )
                 stuck.add(reference)
     kept = _concerned(records, intents, stuck)
+    if rules:
+        kept |= {r.id for r in records if reconcile.RULES in r.spec} | {
+            i.id for i in intents if reconcile.RULES in i.spec
+        }
     forgotten = {record.id for record in records} - kept
     store.settle([Outcome(id_, None) for id_ in forgotten | {intent.id for intent in intents} - kept])
     log.info("flushed", interfaces=len(found), connections=len(forgotten), kept=len(kept), namespaces=len(references))
-    return not stuck
+    return not stuck and not rules
 
 
 def _parts(references: list[str]) -> Iterator[list[str]]:

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
@@ -32,13 +32,18 @@ from fastnl_engine.jobs import ITEM_ERRORS, connect_job, disconnect_job, item_er
 from fastnl_engine.kv.base import KV
 from fastnl_engine.kv_requests import KvRequests
 from fastnl_engine.listeners import Listeners
+from fastnl_engine.looplane import LoopLane
 from fastnl_engine.metrics import Http
+from fastnl_engine.nearby import Nearby
 from fastnl_engine.northbound.dependents import Attendance, Step, TooManyConsumers
 from fastnl_engine.northbound.grounds import Grounds
 from fastnl_engine.peers import Peer, Peers
 from fastnl_engine.planner import Job
 from fastnl_engine.queries import Lane, Queries, Question
 from fastnl_engine.requestlog import Asked, RequestLog, who_is
+
+if TYPE_CHECKING:
+    from fastnl_engine.fleet.door import Door as FleetDoor
 
 log = structlog.get_logger()
 
@@ -64,7 +69,7 @@ class Ticket:
         self.route = route
         self.asked = asked
         self.id: wire.RequestId = None
-        self.lane: Lane | KvRequests | None = None
+        self.lane: Lane | LoopLane | None = None
         self.results: list[Any] = []
         self.missing = 0
 
@@ -100,10 +105,12 @@ class Gateway:
         self.peers = Peers(self.metrics.replies_lost.inc)
         self._listeners.start()
         # what is known is told at once, though somebody else may be having the kernel read
-        self._memory, self._kernel = (Lane(name, self._answered) for name in ("memory", "queries"))
+        self._memory, self._kernel = (Lane(name, self.answered) for name in ("memory", "queries"))
         self.kv: KvRequests | None = None
+        self.fleet: FleetDoor | None = None
         self.attendance = Attendance(time.monotonic, on_late=_too_slow)
         self.grounds = Grounds(self.engine, self.attendance)
+        self._nearby = Nearby(self.engine, self.grounds)
         self._attending: dict[Ticket, None] = {}
 
     # -- sockets -------------------------------------------------------------------------------------
@@ -158,6 +165,7 @@ class Gateway:
             router.close()
         self.events.close()
         self._door.close()
+        self._nearby.close()
         self._context.term()
         for endpoint in (self.config.endpoint, self.config.events):
             if endpoint.startswith("ipc://") and not endpoint.startswith("ipc://@"):
@@ -182,7 +190,7 @@ class Gateway:
 
     def offer_keys(self, kv: KV, loop: asyncio.AbstractEventLoop) -> None:
         """Lets clients have the keys of a store that is used from `loop`, which has to run for longer than this."""
-        self.kv = KvRequests(kv, loop, self._answered)
+        self.kv = KvRequests(kv, loop, self.answered)
 
     def serve(self) -> None:
         poller = zmq.Poller()
@@ -192,18 +200,21 @@ class Gateway:
         poller.register(self.engine.pipeline.wakeup, zmq.POLLIN)
         namespaces = self.engine.upkeep.namespaces
         poller.register(namespaces, zmq.POLLIN)
+        poller.register(self._nearby, zmq.POLLIN)
         self.serving = True
         self.engine.tell("serving")
         while not self._stopping:
             self.each_turn()
             due = min(
-                1.0, namespaces.timeout, self.engine.backoff.timeout, self.peers.timeout, self.attendance.timeout
+                1.0, namespaces.timeout, self._nearby.timeout, self.engine.backoff.timeout, self.peers.timeout,
+                self.attendance.timeout,
             )  # fmt: skip
             ready = poller.poll(int(1000 * due) + 1)
             if (self._door.socket, zmq.POLLIN) in ready:
                 self._door.turn()
             self._take_requests()
             namespaces.turn((namespaces.fileno(), zmq.POLLIN) in ready)
+            self._nearby.turn((self._nearby.fileno(), zmq.POLLIN) in ready)
             self.engine.turn()
             self.grounds.turn()
             self.attendance.turn()
@@ -225,13 +236,16 @@ class Gateway:
             if self.engine.idle and not any(router.poll(0) for router in self._routers):
                 break
             time.sleep(0.001)
+        if self.fleet is not None:
+            self.fleet.give_up()
         for ticket in (*self._stop_lanes(), *self._attending):
-            self._answered(ticket, wire.refuse(wire.ProtocolError(error["code"], error["message"], ticket.id)))
+            self.answered(ticket, wire.refuse(wire.ProtocolError(error["code"], error["message"], ticket.id)))
         self._send_answers()
 
     def _stop_lanes(self) -> list[Ticket]:
         """The questions that they did not come to."""
-        return [ticket for lane in (self._memory, self._kernel, self.kv) if lane is not None for ticket in lane.stop()]
+        lanes = (self._memory, self._kernel, self.kv, self.fleet)
+        return [ticket for lane in lanes if lane is not None for ticket in lane.stop()]
 
     def _take_requests(self) -> None:
         for router in self._routers:
@@ -276,7 +290,7 @@ class Gateway:
                 raise wire.ProtocolError(
                     "forbidden", f"op: {op!r} is not for you; `roles` of the engine's configuration decides", request.id
                 )
-            busy = self.peers.too_much(ticket.peer, question=isinstance(request, Question | wire.Kv))
+            busy = self.peers.too_much(ticket.peer, question=isinstance(request, Question | wire.Kv | wire.Fleet))
             if busy:
                 raise wire.ProtocolError("busy", busy, request.id)
             self._dispatch(ticket, request)
@@ -293,7 +307,8 @@ class Gateway:
     def _dispatch(self, ticket: Ticket, request: wire.Request) -> None:
         match request:
             case wire.Connect():
-                self._items(ticket, request.connections, lambda raw: connect_job(raw, request.wait))
+                fleet = self.fleet is not None
+                self._items(ticket, request.connections, lambda raw: connect_job(raw, request.wait, fleet=fleet))
             case wire.Disconnect():
                 self._items(ticket, request.ids, disconnect_job)
             case wire.Move():
@@ -301,6 +316,9 @@ class Gateway:
             case wire.Info():
                 ticket.results = [{"ok": True, **self.queries.info()}]
                 self._answer(ticket)
+            case wire.List(ids=list(ids)) if self.fleet is not None and (missing := self._not_here(ids)):
+                self._wait_in(self.fleet, ticket, LANE)
+                self.fleet.put(ticket, self.fleet.prepare_list(request, missing, self.queries.prepare(request)))
             case wire.List() | wire.EventsSince():
                 self._wait_in(self._memory, ticket, LANE)
                 self._memory.put(ticket, self.queries.prepare(request))
@@ -309,6 +327,16 @@ class Gateway:
                 self._kernel.put(ticket, self.queries.prepare(request))
             case wire.Attend():
                 self._attend(ticket, request)
+            case wire.Fleet():
+                if self.fleet is None:
+                    raise wire.ProtocolError(
+                        "no_fleet",
+                        "this engine is in no fleet; `endpoints` of [fleet] in its configuration joins one",
+                        request.id,
+                    )
+                asked = self.fleet.prepare(request)
+                self._wait_in(self.fleet, ticket, LANE)
+                self.fleet.put(ticket, asked)
             case wire.Kv():
                 if self.kv is None:
                     raise wire.ProtocolError(
@@ -318,6 +346,9 @@ class Gateway:
                 question = self.kv.prepare(request)
                 self._wait_in(self.kv, ticket, KEYS)
                 self.kv.put(ticket, question)
+
+    def _not_here(self, ids: list[str]) -> list[str]:
+        return [id_ for id_ in dict.fromkeys(ids) if id_ not in self.engine.records]
 
     def _attend(self, ticket: Ticket, request: wire.Attend) -> None:
         """A long poll: answered from within a later turn, or right now."""
@@ -339,7 +370,7 @@ class Gateway:
             del self._attending[ticket]
             raise wire.ProtocolError("busy", str(e), request.id) from None
 
-    def _wait_in(self, lane: Lane | KvRequests, ticket: Ticket, most: int) -> None:
+    def _wait_in(self, lane: Lane | LoopLane, ticket: Ticket, most: int) -> None:
         if lane.waiting >= most:
             raise wire.ProtocolError("busy", f"{lane.waiting} questions are waiting; try again in a moment", ticket.id)
         ticket.lane = lane
@@ -351,9 +382,12 @@ class Gateway:
         if count > self.engine.queue:
             raise wire.ProtocolError("too_large", f"the queue takes {self.engine.queue} items, not {count}", ticket.id)
         # as many as the client has waiting have to fit in once more, so that nobody takes all the room
-        if not self.engine.has_room(peer.jobs + count):
+        away = self.fleet.load if self.fleet is not None else 0
+        if not self.engine.has_room(away + peer.jobs + count):
             raise wire.ProtocolError(
-                "busy", f"{self.engine.load} jobs wait, {peer.jobs} of them yours; try again in a moment", ticket.id
+                "busy",
+                f"{self.engine.load + away} jobs wait, {peer.jobs} of them yours; try again in a moment",
+                ticket.id,
             )
         ticket.results = [None] * count
         ticket.missing = count
@@ -364,11 +398,13 @@ class Gateway:
                 job = make(raw)
                 if job.id in seen:
                     raise fastnl.Conflict(f"id: {job.id!r} is there twice in one request", field="id")
+                job.ticket, job.place, job.client = ticket, place, peer
+                if self.fleet is not None:
+                    job = self.fleet.route(job)
             except ITEM_ERRORS as e:
                 self.result(ticket, place, {"id": wire.id_in(raw), "ok": False, "error": item_error(e)})
                 continue
             seen.add(job.id)
-            job.ticket, job.place, job.client = ticket, place, peer
             self.engine.submit(job)
         if not items:
             self._answer(ticket)
@@ -388,7 +424,7 @@ class Gateway:
         for code, count in self.requests.done(ticket.asked, ticket.id, ticket.results).items():
             self.metrics.results.labels(ticket.asked.op, code).inc(count)
 
-    def _answered(self, ticket: Ticket, reply: bytes) -> None:
+    def answered(self, ticket: Ticket, reply: bytes) -> None:
         """A question has its answer.  On the thread of its lane."""
         self.requests.done(ticket.asked, ticket.id, ())
         self._answers.append((ticket, reply))

@@ -16,8 +16,11 @@ from fastnl_engine.planner import Job
 ITEM_ERRORS = (fastnl.FastnlError, msgspec.DecodeError, RecursionError, UnicodeDecodeError, ValueError)
 
 
-def connect_job(raw: msgspec.Raw, wait: bool) -> Job:
+def connect_job(raw: msgspec.Raw, wait: bool, *, fleet: bool = False) -> Job:
+    """fleet: whether this engine is in one; then ends that name hosts are its business."""
     connection = decode_connection(raw)
+    if fleet and (connection.a.host or (connection.b is not None and connection.b.host)):
+        return Job("pass", connection.id, connection, wait=wait)
     values = values_of(connection)
     check_reach(connection)
     return Job("connect", connection.id, connection, values, encode(connection), wait=wait)

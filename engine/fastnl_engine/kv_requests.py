@@ -8,24 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import bisect
-import concurrent.futures
 import contextlib
 import itertools
-import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from operator import attrgetter
 from typing import Any
 
 import structlog
 
 from fastnl_engine import wire
-from fastnl_engine.kv.base import KV, Batch, Compacted, Denied, Entry, Event, Get, KVError
+from fastnl_engine.kv.base import KV, Batch, Compacted, Entry, Event, Get, KVError
+from fastnl_engine.looplane import Answer, LoopLane, Question, Rows
 
 log = structlog.get_logger()
-
-Rows = list[dict[str, Any]]
-Answer = tuple[Rows, dict[str, Any]]  # the results of a reply, and what stands next to them
-Question = Callable[[], Coroutine[Any, Any, Answer]]
 
 PAGE_BYTES = 4 << 20  # of keys and values in one reply, about
 ROW_BYTES = 128  # of a row besides
@@ -44,76 +39,27 @@ FIELDS: dict[str, tuple[set[str], set[str]]] = {
 _revision_of = attrgetter("revision")
 
 
-class KvRequests:
-    """For the gateway's thread, beside its lanes.
-
-    kv, loop                 the store, and the running loop that it is used from
-    answered(ticket, reply)  is called on the loop's thread
-    waiting                  asked and not sent back yet; kept by whoever sends
-    """
+class KvRequests(LoopLane):
+    """kv, loop: the store, and the running loop that it is used from."""
 
     def __init__(self, kv: KV, loop: asyncio.AbstractEventLoop, answered: Callable[[Any, bytes], None]) -> None:
+        super().__init__(loop, answered, "store_failed")
         self._kv = kv
-        self._loop = loop
-        self._answered = answered
         self._history = History(kv)
-        self._lock = threading.Lock()
-        self._asked: dict[Any, concurrent.futures.Future[bytes]] = {}
-        self.waiting = 0
 
     def prepare(self, request: wire.Kv) -> Question:
         """What to run in the loop.  Raises ProtocolError for fields that do not go with the action."""
         _check(request)
         return lambda: getattr(self, f"_{request.action}")(request)
 
-    def put(self, ticket: Any, question: Question) -> None:
-        work = self._reply(ticket.id, question)
-        try:
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        except RuntimeError:  # the loop has ended
-            work.close()
-            self._answered(ticket, wire.refuse(_failed("the store is closed", ticket.id)))
-            return
-        with self._lock:
-            self._asked[ticket] = future
-        future.add_done_callback(lambda done: self._done(ticket, done))
-
     def stop(self) -> list[Any]:
-        """Gives up what has no answer yet; gives the tickets."""
-        with self._lock:
-            left, self._asked = self._asked, {}
-        for future in left.values():
-            future.cancel()
+        left = super().stop()
         closing = self._history.close()
         try:
             asyncio.run_coroutine_threadsafe(closing, self._loop)
         except RuntimeError:  # it went with the loop
             closing.close()
-        return list(left)
-
-    def _done(self, ticket: Any, future: concurrent.futures.Future[bytes]) -> None:
-        with self._lock:
-            if self._asked.pop(ticket, None) is None:
-                return  # it was given up
-        # a loop that ends cancels what runs in it
-        closed = future.cancelled()
-        reply = wire.refuse(_failed("the store was closed", ticket.id)) if closed else future.result()
-        self._answered(ticket, reply)
-
-    async def _reply(self, id_: wire.RequestId, question: Question) -> bytes:
-        try:
-            rows, more = await question()
-            return wire.reply(id_, rows, **more)
-        except Compacted as e:
-            return wire.refuse(wire.ProtocolError("compacted", str(e), id_, "since"))
-        except Denied as e:
-            return wire.refuse(wire.ProtocolError("forbidden", str(e), id_))
-        except KVError as e:
-            return wire.refuse(_failed(str(e), id_))
-        except Exception as e:
-            log.exception("request of a key failed")
-            error = wire.ProtocolError("internal", f"{type(e).__name__}: {e}; please report this", id_)
-            return wire.refuse(error)
+        return left
 
     # -- the actions, in the loop --------------------------------------------------------------------
 
@@ -271,10 +217,6 @@ def _check(request: wire.Kv) -> None:
         if size > wire.MAX_VALUE:
             problem = f"value: has {size} bytes; {wire.MAX_VALUE} are possible"
             raise wire.ProtocolError("too_large", problem, request.id, "value")
-
-
-def _failed(problem: str, id_: wire.RequestId) -> wire.ProtocolError:
-    return wire.ProtocolError("store_failed", problem, id_)
 
 
 def _row(entry: Entry) -> dict[str, Any]:

@@ -52,6 +52,7 @@ class Metrics:
         self.kernel_errors = counter("kernel_errors", "Errors of the kernel, by errno.", "errno")
         self.mends = counter("mends", "Connections made again because somebody broke them.")
         self.namespace_changes = counter("namespace_changes", "Namespaces that came and went.", "change")
+        self.nsm_calls = counter("nsm_calls", "Calls of the mesh's API, by method and gRPC status.", "method", "status")
         self.events = counter("events", "Events published.")
         self.stage = histogram(
             "stage_seconds", "Time of a cycle in each stage: waiting, intent, kernel, outcome.", SECONDS, "stage"

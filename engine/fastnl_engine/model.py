@@ -12,14 +12,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from fastnl import Connection as Values
-from fastnl import Device, InvalidValue, Neighbour, Place, Route, Veth, Vxlan, Wired, netns
+from fastnl import Device, InvalidValue, Neighbour, Place, Route, Rule, Veth, Vxlan, Wired, netns
 from fastnl import End as EndValue
 from fastnl.netns import Identity, canonical
 
 Kind = Literal["veth", "vxlan", "dummy", "bridge", "vrf", "tap", "loopback", "existing"]
 State = Literal["up", "pending", "failed", "removing"]
 
-MAX_PARTS = 4096  # addresses, routes or neighbours of one end
+MAX_PARTS = 4096  # addresses, routes, neighbours or rules of one end
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
 
 
@@ -39,6 +39,22 @@ class NeighbourSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tr
     state: str = "permanent"
 
 
+Ports = int | tuple[int, int]
+
+
+class RuleSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True, rename={"source": "from"}):
+    table: int
+    source: Text | None = None
+    to: Text | None = None
+    iif: str | None = None
+    fwmark: int = 0
+    ipproto: int = 0
+    sport: Ports | None = None
+    dport: Ports | None = None
+    priority: int = 32765
+    family: Literal[4, 6] | None = None
+
+
 class EndSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
     netns: Text
     ifname: str
@@ -54,6 +70,10 @@ class EndSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, fr
     rx_checksum: bool | None = None
     tx_checksum: bool | None = None
     keep_addresses: bool = False
+    rules: Annotated[list[RuleSpec], msgspec.Meta(max_length=MAX_PARTS)] = []
+    route_localnet: bool = False
+    ping_group_range: tuple[int, int] | None = None
+    host: Text = ""  # of a fleet; "": the engine that it is submitted to
 
 
 class VrfSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -146,6 +166,8 @@ def check_reach(connection: Connection) -> None:
 
 
 def _end(end: EndSpec, where: str) -> EndValue:
+    if end.host:
+        raise InvalidValue(f"{where}.host", "this engine is in no fleet; [fleet] in its configuration joins one")
     routes = [
         Route(
             r.to,
@@ -177,8 +199,30 @@ def _end(end: EndSpec, where: str) -> EndValue:
         rx_checksum=end.rx_checksum,
         tx_checksum=end.tx_checksum,
         keep_addresses=end.keep_addresses,
+        rules=_rules(end.rules, where) if end.rules else (),
+        route_localnet=end.route_localnet,
+        ping_group_range=end.ping_group_range,
         where=where,
     )
+
+
+def _rules(rules: list[RuleSpec], where: str) -> list[Rule]:
+    return [
+        Rule(
+            table=r.table,
+            source=r.source,
+            to=r.to,
+            iif=r.iif,
+            fwmark=r.fwmark,
+            ipproto=r.ipproto,
+            sport=r.sport,
+            dport=r.dport,
+            priority=r.priority,
+            family=r.family,
+            field=f"{where}.rules[{i}]",
+        )
+        for i, r in enumerate(rules)
+    ]
 
 
 def _reference(reference: str, field: str) -> str:

@@ -31,9 +31,11 @@ class Job:
     about           of a mending or suspension: the record that it is about; when there is another one, nothing is
                     to be done
     again           it is tried for the second time
+
+    "pass" is for what the fleet does: it is answered in its turn, with whether the id is free here.
     """
 
-    op: Literal["connect", "disconnect", "move", "retry", "suspend", "mend"]
+    op: Literal["connect", "disconnect", "move", "retry", "suspend", "mend", "pass"]
     id: str
     connection: Connection | None = None
     values: fastnl.Connection | None = None
@@ -120,6 +122,9 @@ def plan(job: Job, record: Record | None, claims: Claims) -> Action:
     """The action for one job, given what is known of its connection.  Books claims, changes nothing else."""
     if job.op == "connect":
         return _plan_connect(job, record, claims)
+    if job.op == "pass":
+        taken = fastnl.Conflict(f"id: {job.id!r} is a connection of this host alone; choose another", field="id")
+        return Action("nothing", job, record, error=taken if record is not None else None)
     if job.op == "disconnect":
         return _plan_disconnect(job, record, claims)
     if job.op == "suspend":

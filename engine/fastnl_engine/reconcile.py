@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import fastnl
-from fastnl import Host, Wired, found
+from fastnl import Host, Wired, found, rules
 from fastnl._nl import AddrRow, LinkRow, Tour
 from fastnl.batch import FIRST_INDEX
 from fastnl.links import FOUND
@@ -19,6 +19,7 @@ from fastnl_engine.store.base import Intent
 from fastnl_engine.upkeep import ends_of, ends_of_spec
 
 BATCH = 512  # namespaces read at a time: bounds the open descriptors
+RULES = b"\xa5rules"  # the key in a spec, so that those without are not decoded
 
 
 @dataclass(slots=True)
@@ -60,6 +61,24 @@ def give_back(host: Host, specs: Iterable[bytes]) -> None:
     for at in range(0, len(kept), BATCH):
         with Handles(fenced=False) as handles:
             found.give_back(host, handles, kept[at : at + BATCH])
+
+
+def take_rules_back(host: Host, specs: Iterable[bytes], kept: Iterable[bytes] = ()) -> list[fastnl.FastnlError]:
+    """Takes down the policy rules of connections; what failed.  Nothing in a rule tells which connection's it is.
+
+    kept   connections that have theirs, and keep them
+    """
+    going, staying = _with_rules(specs), _with_rules(kept)
+    stay = {(end.netns, rule) for c in staying for end in c.ends for rule in end.rules} if going else set()
+    errors: list[fastnl.FastnlError] = []
+    for at in range(0, len(going), BATCH):
+        with Handles(fenced=False) as handles:
+            errors += rules.give_back(host, handles, going[at : at + BATCH], stay)
+    return errors
+
+
+def _with_rules(specs: Iterable[bytes]) -> list[fastnl.Connection]:
+    return [values_of(connection_of(spec)) for spec in specs if RULES in spec]
 
 
 def look(

@@ -62,6 +62,12 @@ class Resume:
         )
         known = {record.id: record.spec for record in records}
         reconcile.give_back(host, [i.spec for i in intents if i.spec != known.get(i.id)])
+        for problem in reconcile.take_rules_back(
+            host,
+            [i.spec for i in intents] + [r.spec for r in records if r.id in self.anew],
+            [r.spec for r in records if r.state == "up" and r.id not in self.anew],
+        ):
+            log.error("policy rule not removed", reason=str(problem))
         self._todo = reconcile.references(records, intents)
         self._done: set[str] = set()
         # what was half done is remembered by its intent only, so it is tidied up before that is forgotten

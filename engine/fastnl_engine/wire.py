@@ -73,7 +73,7 @@ class List(msgspec.Struct, kw_only=True):
     id: Any = None
     ids: Ids | None = None
     netns: str | None = None
-    state: Literal["up", "pending", "failed", "removing"] | None = None
+    state: Literal["up", "pending", "failed", "removing", "degraded"] | None = None
     labels: dict[str, str] | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 10_000
     after: str | None = None
@@ -124,7 +124,16 @@ class Attend(msgspec.Struct, kw_only=True):
     leave: bool = False
 
 
-Request = Connect | Disconnect | Move | List | Verify | Stats | EventsSince | Info | Kv | Attend
+class Fleet(msgspec.Struct, kw_only=True):
+    id: Any = None
+    action: Literal["hosts", "connections", "vnis", "remove"] = "hosts"
+    host: Annotated[str, msgspec.Meta(max_length=MAX_ID)] | None = None
+    force: bool = False
+    limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1_000
+    after: str | None = None
+
+
+Request = Connect | Disconnect | Move | List | Verify | Stats | EventsSince | Info | Kv | Attend | Fleet
 
 OPS: dict[str, type[Request]] = {
     "connect": Connect,
@@ -137,6 +146,7 @@ OPS: dict[str, type[Request]] = {
     "info": Info,
     "kv": Kv,
     "attend": Attend,
+    "fleet": Fleet,
 }
 NAMES = {kind: op for op, kind in OPS.items()}
 _decoders = {op: msgspec.msgpack.Decoder(kind) for op, kind in OPS.items()}
@@ -173,7 +183,12 @@ def decode(frame: bytes) -> Request:
 
 def name_of(request: Request) -> str:
     """What a request does: its op, and with keys what it does with them, such as "kv.put"."""
-    return f"kv.{request.action}" if isinstance(request, Kv) else NAMES[type(request)]
+    match request:
+        case Kv():
+            return f"kv.{request.action}"
+        case Fleet(action="remove"):
+            return "fleet.remove"
+    return NAMES[type(request)]
 
 
 def request_id(value: Any) -> RequestId:

@@ -79,7 +79,9 @@ def test_a_number_of_the_environment_that_is_none_is_refused(value):
     assert "the environment: queue must be of type int" in refusal(None, {"FASTNL_QUEUE": value}, {})
 
 
-@pytest.mark.parametrize(("values", "word"), [({"log_level": "loud"}, "loud"), ({"queue": 0}, "queue")])
+@pytest.mark.parametrize(
+    ("values", "word"), [({"log_level": "loud"}, "loud"), ({"queue": 0}, "queue"), ({"audit": -1}, "audit")]
+)
 def test_a_value_out_of_bounds_is_refused(values, word):
     message = refusal(None, {}, values)
     assert "the command line" in message and word in message

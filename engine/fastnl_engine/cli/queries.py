@@ -16,7 +16,7 @@ from fastnl_engine.cli.talk import Batch, Result, engine
 if TYPE_CHECKING:
     from fastnl_engine.client import Client
 
-STATES = ("up", "pending", "failed", "removing")
+STATES = ("up", "pending", "failed", "removing", "degraded")
 VERIFIED = 1000  # connections of one request: the engine reads each namespace once for all of them
 
 

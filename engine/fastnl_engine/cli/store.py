@@ -16,8 +16,9 @@ import click
 from fastnl_engine.cli import talk
 from fastnl_engine.cli.options import F, Settings
 from fastnl_engine.config import client_endpoint
+from fastnl_engine.kv.access import EtcdSettings
 from fastnl_engine.kv.base import Batch, Entry, KVError, Snapshot, Unavailable
-from fastnl_engine.kv.etcd_yaml import EtcdSettings, of_environment, read, split
+from fastnl_engine.kv.etcd_yaml import of_environment, read, split
 
 
 class Store(Protocol):

@@ -15,7 +15,8 @@ from fastnl_engine.cli import predefined, values
 from fastnl_engine.cli.options import Settings
 from fastnl_engine.cli.store import Access, Store, store
 from fastnl_engine.cli.values import Rejected, full_key
-from fastnl_engine.kv.etcd_yaml import CONFIG, DEFAULT, ENDPOINTS
+from fastnl_engine.kv.access import DEFAULT
+from fastnl_engine.kv.etcd_yaml import CONFIG, ENDPOINTS
 from fastnl_engine.northbound.ligato.keys import ROOT
 
 USAGE = """\

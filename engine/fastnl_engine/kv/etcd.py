@@ -148,6 +148,18 @@ class EtcdKV:
             start = page.kvs[-1].key + b"\0"  # the key that comes next, whatever it is
             limit = max(1, min(LARGEST_PAGE, PAGE_BYTES * len(page.kvs) // page.ByteSize()))
 
+    async def page(self, prefix: str, *, after: str = "", limit: int) -> tuple[list[Entry], bool]:
+        """At most so many keys under a prefix that come after a key, as they are now, and whether there are more."""
+        start, end = prefix_range(prefix)
+        start = max(start, encode(after) + b"\0") if after else start
+        response = await self._range(pb.RangeRequest(key=start, range_end=end, limit=limit))
+        return [entry(kv) for kv in response.kvs], response.more
+
+    async def count(self, prefix: str) -> int:
+        """How many keys there are under a prefix."""
+        start, end = prefix_range(prefix)
+        return (await self._range(pb.RangeRequest(key=start, range_end=end, count_only=True))).count
+
     # -- writing -------------------------------------------------------------------------------------
 
     async def put(self, key: str, value: bytes, *, lease: int = 0) -> int:

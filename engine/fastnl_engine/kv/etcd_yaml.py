@@ -1,4 +1,4 @@
-"""Where etcd is and how to reach it; also from the etcd.yaml (etcd.conf) that Ligato's cn-infra reads.
+"""Where etcd is and how to reach it, from the etcd.yaml (etcd.conf) that Ligato's cn-infra reads.
 
 Of that file the endpoints and what belongs to TLS count; times and reconnecting are this client's own business.
 """
@@ -6,45 +6,15 @@ Of that file the endpoints and what belongs to TLS count; times and reconnecting
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fastnl_engine.kv.access import EtcdSettings
 from fastnl_engine.kv.base import KVError
 
-if TYPE_CHECKING:
-    from fastnl_engine.kv.etcd import EtcdKV
-
-DEFAULT = "127.0.0.1:2379"
 ENDPOINTS = ("ETCD_ENDPOINTS", "ETCDV3_ENDPOINTS")  # in the environment, as cn-infra has them
 CONFIG = ("ETCD_CONFIG", "ETCDV3_CONFIG")
-
-
-@dataclass(frozen=True, slots=True)
-class EtcdSettings:
-    """endpoints: "" of a scheme means https if `tls`, else http; ca, cert, key: files in PEM."""
-
-    endpoints: tuple[str, ...] = ()
-    tls: bool = False
-    ca: str = ""
-    cert: str = ""
-    key: str = ""
-    user: str = ""
-    password: str = ""
-
-    def open(self, timeout: float) -> EtcdKV:
-        """Raises KVError for what cannot be right; nothing is connected yet."""
-        from fastnl_engine.kv import open_etcd
-
-        tls = None
-        if self.tls or any(e.startswith("https://") for e in self.endpoints):
-            from fastnl_engine.kv.endpoints import Tls
-
-            tls = Tls(self.ca, self.cert, self.key)
-        endpoints = self.endpoints or (DEFAULT,)
-        if not self.tls:
-            endpoints = tuple(e if "://" in e else f"http://{e}" for e in endpoints)
-        return open_etcd(endpoints, tls=tls, user=self.user, password=self.password, timeout=timeout)
 
 
 def split(endpoints: str) -> tuple[str, ...]:

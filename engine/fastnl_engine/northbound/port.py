@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import selectors
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 import structlog
 
+from fastnl.wired import Place
 from fastnl_engine import wire
 from fastnl_engine.engine import Engine
 from fastnl_engine.jobs import ITEM_ERRORS, connect_job, disconnect_job, item_error
@@ -19,6 +23,8 @@ from fastnl_engine.model import Record
 from fastnl_engine.northbound.dependents import Dependent
 from fastnl_engine.northbound.grounds import Grounds
 from fastnl_engine.planner import Job
+
+AGAIN = 1.0  # seconds until a northbound begins anew after a defect
 
 log = structlog.get_logger()
 
@@ -52,6 +58,8 @@ class Port:
         self._prefix = prefix
         self._loop = asyncio.get_running_loop()
         self._grounds = grounds
+        self._jobs: list[Job] = []  # of this turn of the loop, to be submitted together
+        self._calls: deque[Callable[[], None]] = deque()  # from the engine's thread
 
     async def connect(self, connections: Sequence[dict[str, Any]]) -> list[Answer]:
         """As the op `connect` with `wait`: one answer for each."""
@@ -74,7 +82,7 @@ class Port:
             answers[place] = Answer(None if value["ok"] else value["error"], record, value.get("changed", False))
             missing -= 1
             if missing == 0:
-                self._call(_settle, done, None)
+                self._call(lambda: _settle(done, None))
 
         for place, item in enumerate(items):
             raw = msgspec.Raw(item)
@@ -87,18 +95,36 @@ class Port:
             job.ticket, job.place, job.client = result, place, self._name
             jobs.append(job)
         if jobs:
-            self._engine.soon(lambda: self._submit(jobs))
+            if not self._jobs:
+                self._loop.call_soon(self._submit)
+            self._jobs += jobs
             await done
         return answers
 
-    def _call(self, do: Callable[..., None], *args: Any) -> None:
-        """Has something done on the loop, unless that has ended."""
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(do, *args)
+    def _submit(self) -> None:
+        """What one turn of the loop asks for goes together: a wake-up of the other thread costs more than a job."""
+        jobs, self._jobs = self._jobs, []
 
-    def _submit(self, jobs: Iterable[Job]) -> None:
-        for job in jobs:
-            self._engine.submit(job)
+        def submit() -> None:
+            for job in jobs:
+                self._engine.submit(job)
+
+        self._engine.soon(submit)
+
+    def _call(self, do: Callable[[], None]) -> None:
+        """Has something done on the loop, unless that has ended, after all that was asked for before."""
+        self._calls.append(do)
+        if len(self._calls) == 1:  # else the loop has been woken for the first of a row
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._run_calls)
+
+    def _run_calls(self) -> None:
+        try:
+            while self._calls:
+                self._calls.popleft()()
+        finally:
+            if self._calls:  # one has failed, which is none of the others' business
+                self._loop.call_soon(self._run_calls)
 
     async def records(self) -> list[Record]:
         """Those of its connections as they are now; records are replaced, never changed."""
@@ -111,7 +137,7 @@ class Port:
                 if not id_.startswith(self._prefix):
                     break
                 ours.append(records[id_])
-            self._call(_settle, found, ours)
+            self._call(lambda: _settle(found, ours))
 
         self._engine.soon(look)
         return await found
@@ -130,10 +156,22 @@ class Port:
             heard(heard_of)
 
         def listener(event: str, fields: dict[str, Any], of: str) -> None:
-            if of == "connection" and fields["id"].startswith(self._prefix):
+            # a carrier is no matter of records
+            if of == "connection" and event != "link" and fields["id"].startswith(self._prefix):
                 news.append((fields["id"], self._engine.records.get(fields["id"])))
                 if len(news) == 1:
                     self._call(deliver)
+
+        self._engine.soon(lambda: self._engine.listeners.append(listener))
+        return lambda: self._engine.soon(lambda: self._engine.listeners.remove(listener))
+
+    def listen_to_links(self, heard: Callable[[str], None]) -> Callable[[], None]:
+        """Has `heard` called with the id of a connection of which an interface here got or lost its carrier."""
+
+        def listener(event: str, fields: dict[str, Any], of: str) -> None:
+            if event == "link" and fields["id"].startswith(self._prefix):
+                id_ = fields["id"]
+                self._call(lambda: heard(id_))
 
         self._engine.soon(lambda: self._engine.listeners.append(listener))
         return lambda: self._engine.soon(lambda: self._engine.listeners.remove(listener))
@@ -144,10 +182,20 @@ class Port:
 
         def look() -> None:
             used = {reference for reference in references if self._engine.upkeep.uses(reference)}
-            self._call(_settle, found, used)
+            self._call(lambda: _settle(found, used))
 
         self._engine.soon(look)
         return await found
+
+    def adopt(self, connections: Sequence[tuple[dict[str, Any], tuple[Place, ...]]]) -> None:
+        """Interfaces that somebody else made are those of connections from now on; `connect` makes them fit."""
+        for connection, places in connections:
+            try:
+                job = connect_job(msgspec.Raw(wire.encode(connection)), wait=True)
+            except ITEM_ERRORS:
+                continue  # `connect` is told why
+            record = Record(job.id, job.spec, "failed", places, reason="it was adopted", since=time.time())
+            self._engine.soon(functools.partial(self._engine.adopt, record))
 
     def tell(self, event: str, connections: Iterable[dict[str, Any]]) -> None:
         """Publishes an event of each of some connections, that changes nothing about them."""
@@ -170,6 +218,37 @@ def _settle(future: asyncio.Future[Any], value: Any) -> None:
         future.set_result(value)
 
 
+async def keep_running(run: Callable[[], Awaitable[None]]) -> None:
+    """Until cancelled.  What is up stays up while a northbound begins anew, as that is the engine's."""
+    while True:
+        try:
+            await run()
+        except* Exception:
+            name = threading.current_thread().name
+            log.exception(f"the {name} northbound has failed and begins anew; please report this")
+            await asyncio.sleep(AGAIN)
+
+
+class Seldom(selectors.EpollSelector):
+    """Looks at sockets every so many turns of a loop that has other things to do.
+
+    Each look gives the interpreter's lock away, and threads that compute are slow to give it back.
+    """
+
+    TURNS = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = 0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout == 0 and self._left > 0:
+            self._left -= 1
+            return []
+        self._left = self.TURNS
+        return super().select(timeout)
+
+
 class Northbound:
     """A thread with a loop on which `serve` runs until `stop`."""
 
@@ -183,7 +262,8 @@ class Northbound:
         self._begun.wait()
 
     def _main(self) -> None:
-        asyncio.run(self._run())
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(Seldom())) as runner:
+            runner.run(self._run())
 
     async def _run(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
