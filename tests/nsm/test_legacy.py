@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 import urllib.request
 
 import grpc
@@ -140,6 +141,54 @@ def test_what_a_monitor_sees(forwarder, blue, red):
         nsm.cross.Close(CrossConnect(id="1"), timeout=LONG)
         event = events.next()
         assert (event.type, list(event.cross_connects)) == (crossconnect_pb2.DELETE, ["1"])
+
+
+SIX = {f"{way}_{what}" for way in ("rx", "tx") for what in ("bytes", "packets", "error_packets")}
+
+
+def test_what_went_through(forwarder, netns, blue, red):
+    nsm = forwarder.face()
+    with Events(nsm.cross_monitor.MonitorCrossConnects(Empty())) as events:
+        assert not events.next().metrics
+        nsm.cross.Request(pair(), timeout=LONG)
+        assert ping(blue, "172.16.1.2", count=3)
+
+        def counted():
+            event = events.next(counted=True)
+            assert event.type == crossconnect_pb2.UPDATE and set(event.cross_connects) == {"1"}
+            assert set(event.metrics) == {"SRC-1", "DST-1"}
+            assert all(set(side.metrics) == SIX for side in event.metrics.values())
+            return int(event.metrics["SRC-1"].metrics["tx_packets"]), int(event.metrics["DST-1"].metrics["rx_packets"])
+
+        assert eventually(lambda: min(counted()) >= 3, LONG)
+        # whoever comes later has them at once
+        with Events(nsm.cross_monitor.MonitorCrossConnects(Empty())) as others:
+            assert int(others.next().metrics["SRC-1"].metrics["tx_packets"]) >= 3
+        # they do not outlive their connection
+        nsm.cross.Close(pair(), timeout=LONG)
+    with Events(nsm.cross_monitor.MonitorCrossConnects(Empty())) as events:
+        assert not events.next().metrics
+
+
+def test_nothing_is_counted_where_that_is_not_wanted(make_forwarder, blue, red):
+    nsm = make_forwarder(env={"METRICS_COLLECTOR_ENABLED": "false"}).start().face()
+    nsm.cross.Request(pair(), timeout=LONG)
+    time.sleep(3)
+    with Events(nsm.cross_monitor.MonitorCrossConnects(Empty())) as events:
+        assert not events.next().metrics
+
+
+def test_a_monitor_of_more_than_one_message_holds(forwarder, blue, red):
+    nsm = forwarder.face()
+    asked = [pair(str(i), names=(f"a{i}", f"b{i}"), context=addresses()) for i in range(120)]
+    for one in asked:
+        one.source.labels["filling"] = "x" * 40_000
+    for call in [nsm.cross.Request.future(one, timeout=LONG) for one in asked]:
+        call.result()
+    with Events(nsm.cross_monitor.MonitorCrossConnects(Empty())) as events:
+        first, then = events.next(), events.next()
+        assert (first.type, then.type) == (crossconnect_pb2.INITIAL_STATE_TRANSFER, crossconnect_pb2.UPDATE)
+        assert len({*first.cross_connects, *then.cross_connects}) == 120
 
 
 def test_a_restart_heals_without_the_manager(forwarder, blue, red, links):
@@ -305,7 +354,36 @@ BAD = {
     "name in use": (parameter("source", "name", "lo"), "ALREADY_EXISTS", "ifname_in_use"),
     "index": (lambda a: setattr(a.source.path, "index", 9), "INVALID_ARGUMENT", "path.index"),
     "policies": (
-        lambda a: a.source.context.ip_context.policies.add(**{"from": "10.0.0.0/8"}), "UNIMPLEMENTED", "policies",
+        lambda a: a.source.context.ip_context.policies.add(proto="x"), "INVALID_ARGUMENT", "policies[0].proto",
+    ),
+    "no mechanism": (lambda a: a.source.ClearField("mechanism"), "UNIMPLEMENTED", "source.mechanism.type"),
+    "newline": (parameter("source", "name", "a\nb"), "INVALID_ARGUMENT", "a.ifname"),
+    "huge inode": (parameter("source", "netnsInode", "9" * 5000), "INVALID_ARGUMENT", "netnsInode"),
+    "no namespace": (parameter("source", "inodeURL", "file:///dev/null"), "NOT_FOUND", "netns_not_found"),
+    "no file": (parameter("source", "inodeURL", "file:///nothing/here"), "NOT_FOUND", "netns_not_found"),
+    "no process": (parameter("source", "inodeURL", "file:///proc/999999999/ns/net"), "NOT_FOUND", "999999999"),
+    "mac": (lambda a: setattr(a.source.context.ethernet_context, "src_mac", "x"), "INVALID_ARGUMENT", "a.mac"),
+    "multicast mac": (
+        lambda a: setattr(a.source.context.ethernet_context, "dst_mac", "01:00:5e:00:00:01"),
+        "INVALID_ARGUMENT", "b.mac",
+    ),
+    "mtu": (lambda a: setattr(a.source.context, "mtu", 1 << 31), "INVALID_ARGUMENT", "mtu"),
+    "route": (lambda a: a.source.context.ip_context.dst_routes.add(prefix="x"), "INVALID_ARGUMENT", "dst_routes[0]"),
+    "neighbour": (
+        lambda a: a.source.context.ip_context.ip_neighbors.add(ip="x", hardware_address="y"),
+        "INVALID_ARGUMENT", "neighbours[0]",
+    ),
+    "peer's address": (
+        lambda a: a.source.context.ip_context.dst_ip_addrs.append("fe80::/200"), "INVALID_ARGUMENT", "dst_ip_addrs[1]",
+    ),
+    "negative vni": (tunnel(vni="-1"), "INVALID_ARGUMENT", "vni"),
+    "words as vni": (tunnel(vni="seven"), "INVALID_ARGUMENT", "vni"),
+    "port": (tunnel(dst_port="70000"), "INVALID_ARGUMENT", "dst_port"),
+    "two families": (tunnel(dst_ip="fd00::1"), "INVALID_ARGUMENT", "vxlan"),
+    "address translation": (parameter("source", "IPTables4NatTemplate", "-A x"), "UNIMPLEMENTED", "IPTables4Nat"),
+    "vlan": (parameter("source", "vlan", "5"), "UNIMPLEMENTED", "VLAN"),
+    "vlan tag": (
+        lambda a: setattr(a.source.context.ethernet_context, "vlan_tag", 5), "UNIMPLEMENTED", "vlan_tag",
     ),
     "too large": (lambda a: a.source.labels.update({"x": "y" * 1_000_000}), "INVALID_ARGUMENT", "too large"),
 }  # fmt: skip
@@ -320,7 +398,11 @@ def test_what_cannot_be_says_so_and_leaves_nothing(forwarder, blue, red, links):
         assert (error.code().name, words in error.details()) == (status, True), (what, error)
         assert set(links(blue)) == set(links(red)) == {"lo"}, what
     assert list(forwarder.client().list()) == []
-    nsm.cross.Request(pair(context=addresses()), timeout=LONG)  # no addresses are no mistake
+    bare = pair()
+    bare.source.ClearField("context")
+    bare.destination.ClearField("context")
+    nsm.cross.Request(bare, timeout=LONG)  # a missing context is no mistake, it just asks for nothing
+    nsm.cross.Request(pair(context=addresses()), timeout=LONG)
     error = refused(nsm.cross.Request, pair("2"))
     assert error.code() == grpc.StatusCode.ALREADY_EXISTS and error.details().startswith("conflict: ")
     assert dict(error.trailing_metadata())["fastnl-code-bin"] == b"conflict"

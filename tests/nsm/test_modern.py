@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import time
 
 import grpc
@@ -60,7 +61,10 @@ def test_a_pair_between_client_and_endpoint(forwarder, manager, blue, red, links
     index = links(blue)["nsm0"]["ifindex"]
     refresh = request("c1", wish())
     refresh.connection.CopyFrom(made)
-    assert nsm.service.Request(refresh, timeout=LONG) == made
+    again = nsm.service.Request(refresh, timeout=LONG)
+    for segment in (*again.path.path_segments, *made.path.path_segments):
+        segment.ClearField("metrics")
+    assert again == made
     assert links(blue)["nsm0"]["ifindex"] == index
 
     nsm.service.Close(made, timeout=LONG)
@@ -88,6 +92,124 @@ def test_everything_that_a_context_says(forwarder, manager, blue, red, links):
     assert v6["fd09::/48"] == "fd00::2"
     assert "10.7.0.0/16" in {r["dst"] for r in ip_json(red, "route", "show")}
     assert links(blue)["nsm0"]["mtu"] == links(red)["nse0"]["mtu"] == 1400
+
+
+def test_what_went_through(forwarder, manager, blue, red):
+    nsm = forwarder.face()
+    made = nsm.service.Request(request("c1", wish()), timeout=LONG)
+    assert ping(blue, "172.16.1.2", count=3)
+    refresh = request("c1", wish())
+
+    def metrics():
+        refresh.connection.CopyFrom(made)
+        return nsm.service.Request(refresh, timeout=LONG).path.path_segments[1].metrics
+
+    assert eventually(lambda: int(metrics().get("server_rx_packets", 0)) >= 3, LONG)
+    seen = metrics()
+    assert set(seen) == {
+        f"{side}_{what}" for side in ("server", "client")
+        for what in ("rx_bytes", "tx_bytes", "rx_packets", "tx_packets", "drops")
+    }  # fmt: skip
+    # what the client sends we receive, and send to the endpoint
+    assert int(seen["client_tx_packets"]) >= 3
+    with Events(nsm.monitor.MonitorConnections(MonitorScopeSelector())) as events:
+        [connection] = events.next().connections.values()
+        assert int(connection.path.path_segments[1].metrics["server_rx_bytes"]) > 0
+
+
+def rules_of(netns, version="-4"):
+    """Those that are not the kernel's."""
+    return [r for r in ip_json(netns, version, "rule", "show") if r["table"] not in ("local", "main", "default")]
+
+
+def test_policy_routes_in_tables_of_their_own(forwarder, manager, blue, red, links):
+    policies = [
+        {"from": "172.16.9.0/24", "proto": "6", "dst_port": "80-90", "src_port": "2000",
+         "routes": [{"prefix": "10.1.0.0/16", "next_hop": "172.16.1.2"}, {"prefix": "10.2.0.0/16"}]},
+        {"from": "172.16.8.1/32"}, {"from": "fd08::/64"}, {"proto": "17"},
+    ]  # fmt: skip
+    manager.context = addresses(["172.16.1.1/24"], ["172.16.1.2/24"], policies=policies)
+    nsm = forwarder.face()
+    made = nsm.service.Request(request("c1", wish()), timeout=LONG)
+    web, one, udp = sorted(rules_of(blue), key=lambda r: [r["src"] != "172.16.9.0", r["src"] != "172.16.8.1"])
+    assert (web["src"], web["srclen"], web["ipproto"], web["dport_start"], web["dport_end"], web["sport"]) == (
+        "172.16.9.0", 24, "tcp", 80, 90, 2000,
+    )  # fmt: skip
+    assert one["src"] == "172.16.8.1" and (udp["src"], udp["ipproto"]) == ("all", "udp")
+    [six] = rules_of(blue, "-6")
+    tables = [r["table"] for r in (web, one, udp, six)]
+    assert len(set(tables)) == 4
+
+    def table(number, version="-4"):
+        return {(r["dst"], r.get("gateway")) for r in ip_json(blue, version, "route", "show", "table", str(number))}
+
+    assert table(tables[0]) == {("10.1.0.0/16", "172.16.1.2"), ("10.2.0.0/16", None)}
+    assert table(tables[1]) == table(tables[2]) == {("default", None)} and table(tables[3], "-6") == {("default", None)}
+    assert rules_of(red) == []  # they are about what the client sends
+
+    # another connection of that namespace has its own
+    manager.endpoint = kernel("nse1", url(red), generation=2)
+    other = nsm.service.Request(request("c2", wish(name="nsm1")), timeout=LONG)
+    assert len({r["table"] for r in rules_of(blue)}) == 6
+    nsm.service.Close(other, timeout=LONG)
+    assert sorted(r["table"] for r in rules_of(blue)) == sorted(tables[:3])
+
+    # a refresh with other routes of the same policy keeps its table; what is not asked for any more goes
+    manager.endpoint = kernel("nse0", url(red), generation=2)
+    refresh = request("c1", wish())
+    refresh.connection.CopyFrom(made)
+    del refresh.connection.context.ip_context.policies[1:]
+    del refresh.connection.context.ip_context.policies[0].routes[1:]
+    forwarder.hang_up()
+    forwarder.kill()
+    forwarder.start().resumed()
+    nsm = forwarder.face()
+    nsm.service.Request(refresh, timeout=LONG)
+    assert [r["table"] for r in rules_of(blue)] == tables[:1] and rules_of(blue, "-6") == []
+    assert table(tables[0]) == {("10.1.0.0/16", "172.16.1.2")}
+    nsm.service.Close(made, timeout=LONG)
+    assert rules_of(blue) == rules_of(blue, "-6") == []
+
+
+def test_policies_that_cannot_be(forwarder, manager, blue, red, links):
+    for policy, words in [
+        ({"from": "x"}, "policies[0].from"), ({"proto": "tcp"}, "policies[0].proto"),
+        ({"dst_port": "9-1"}, "policies[0].dst_port"), ({"src_port": "0"}, "policies[0].src_port"),
+        ({"from": "10.0.0.0/8", "routes": [{"prefix": "fd00::/64"}]}, "IPv4 and IPv6"),
+        ({"routes": [{"prefix": ""}]}, "routes[0].prefix"),
+        ({"routes": [{"prefix": "10.0.0.0/8", "next_hop": "y"}]}, "routes[0].nextHop"),
+    ]:  # fmt: skip
+        manager.context = addresses(*ADDRESSES, policies=[policy])
+        code, details = refused(forwarder, request("c1", wish()))
+        assert (code, words in details) == ("INVALID_ARGUMENT", True), details
+    assert set(links(blue)) == set(links(red)) == {"lo"}
+
+
+def sysctl(netns, name):
+    path = f"/proc/sys/net/{name}"
+    return subprocess.run(nsenter(netns, "cat", path), check=True, capture_output=True, text=True).stdout.split()
+
+
+def test_what_a_namespace_is_set_to(forwarder, manager, blue, red):
+    asked = request("c1", wish())
+    asked.mechanism_preferences[0].parameters["routeLocalNet"] = "true"
+    nsm = forwarder.face()
+    made = nsm.service.Request(asked, timeout=LONG)
+    assert sysctl(blue, "ipv4/conf/nsm0/route_localnet") == ["1"]
+    assert sysctl(red, "ipv4/conf/nse0/route_localnet") == ["0"]
+    assert sysctl(blue, "ipv4/ping_group_range") == sysctl(red, "ipv4/ping_group_range") == ["0", "2147483647"]
+    asked.connection.CopyFrom(made)
+    asked.connection.mechanism.parameters["routeLocalNet"] = "false"
+    nsm.service.Request(asked, timeout=LONG)
+    assert sysctl(blue, "ipv4/conf/nsm0/route_localnet") == ["0"]
+
+
+def test_ping_groups_are_left_alone_where_that_is_wanted(make_forwarder, manager, blue, red):
+    manager.endpoint, manager.context = kernel("nse0", url(red), generation=2), addresses(*ADDRESSES)
+    env = {"NSM_CONNECT_TO": manager.address.replace("unix:", "unix://"), "NSM_PING_GROUP_RANGE": ""}
+    before = sysctl(blue, "ipv4/ping_group_range")
+    make_forwarder(env=env).start().face().service.Request(request("c1", wish()), timeout=LONG)
+    assert sysctl(blue, "ipv4/ping_group_range") == before
 
 
 def test_a_client_that_names_no_interface(forwarder, blue, links):
@@ -247,7 +369,7 @@ def test_a_close_that_fails_says_so(forwarder, manager, blue, red, links):
 
 def test_a_number_that_is_taken():
     async def run():
-        modern = Modern(None, Inodes(), settings.Settings("unix:/x", tunnel_ip="192.0.2.2"))
+        modern = Modern(None, Inodes(), settings.Settings("unix:/x", tunnel_ip="192.0.2.2"), None, None, None, None)
         tried = []
 
         async def wire(id_, source, destination, cross):
@@ -280,6 +402,22 @@ def test_registered_as_an_endpoint(forwarder, manager):
     assert manager.unregistered == ["fwd"]
 
 
+def test_registered_again_when_the_registry_was_away(forwarder, manager):
+    for _ in range(2):
+        assert eventually(lambda: manager.endpoints, LONG)
+        manager.stop()
+        manager.endpoints.clear()
+        manager.start()
+
+
+def test_a_registration_is_refreshed_before_it_expires(make_forwarder, manager):
+    env = {"NSM_CONNECT_TO": manager.address.replace("unix:", "unix://"), "NSM_MAX_TOKEN_LIFETIME": "3s"}
+    make_forwarder(env=env).start()
+    assert eventually(lambda: len(manager.endpoints) > 2, LONG)
+    first, second = manager.endpoints[:2]
+    assert second.expiration_time.ToMicroseconds() > first.expiration_time.ToMicroseconds()
+
+
 def refused(forwarder, asked):
     with pytest.raises(grpc.RpcError) as caught:
         forwarder.face().service.Request(asked, timeout=LONG)
@@ -301,6 +439,10 @@ def test_what_cannot_be_says_so_and_leaves_nothing(forwarder, manager, blue, red
         (side(inodeURL="ftp://x"), "INVALID_ARGUMENT", "inodeURL"),
         (side(inodeURL="inode://4/77"), "NOT_FOUND", "netns_not_found"),
         (side(name="lo"), "ALREADY_EXISTS", "ifname_in_use"),
+        (side(name="x" * 16), "INVALID_ARGUMENT", "a.ifname"),
+        (side(name="a/b"), "INVALID_ARGUMENT", "a.ifname"),
+        (side(routeLocalNet="true", IPTables4NatTemplate="-A x"), "UNIMPLEMENTED", "IPTables4NatTemplate"),
+        (lambda a: a.connection.context.ip_context.src_ip_addrs.append("300.0.0.1"), "INVALID_ARGUMENT", "src_ip"),
         (side(vlan="5"), "UNIMPLEMENTED", "VLAN"),
     ]  # fmt: skip
     for n, (change, status, words) in enumerate(bad):
@@ -310,7 +452,7 @@ def test_what_cannot_be_says_so_and_leaves_nothing(forwarder, manager, blue, red
         assert (code, words in details) == (status, True), (n, code, details)
         assert set(links(blue)) == set(links(red)) == {"lo"}
     # the endpoint is told of each that it had agreed to
-    assert len(manager.asked) == len(manager.closed) == 4
+    assert len(manager.asked) == len(manager.closed) == 8
     manager.refusal = (grpc.StatusCode.RESOURCE_EXHAUSTED, "no more addresses")
     assert refused(forwarder, request("x", wish())) == ("RESOURCE_EXHAUSTED", "no more addresses")
     assert list(forwarder.client().list()) == []

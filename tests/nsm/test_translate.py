@@ -7,16 +7,17 @@ import re
 
 import pytest
 
-from fastnl_engine.adapters.nsm import settings, translate
+from fastnl_engine.adapters.nsm import policies, settings, translate
 from fastnl_engine.adapters.nsm.errors import STATUS, Refused
 from fastnl_engine.adapters.nsm.modern import arrive, leave
 from fastnl_engine.adapters.nsm.pb.connection_pb2 import Connection, Path, PathSegment
+from fastnl_engine.adapters.nsm.pb.connectioncontext_pb2 import PolicyRoute
 from fastnl_engine.adapters.nsm.testing import addresses, cross_connect, kernel, vxlan
 from fastnl_engine.adapters.nsm.translate import LEGACY, MODERN
 
 
 def legacy(cross, *namespaces):
-    return translate.connection_of(cross.id, *translate.sides_of(cross), namespaces, LEGACY, {})
+    return translate.connection_of(cross.id, *translate.sides_of(cross), namespaces, LEGACY, {}, lambda _: 1000)
 
 
 def test_the_first_generation_reads_both_ends_in_the_clients_context():
@@ -44,6 +45,43 @@ def test_a_port_that_the_peer_says():
     tunnel = vxlan("192.0.2.1", "192.0.2.2", 9, dst_port="7000", src_port="6000")
     assert legacy(cross_connect("1", kernel("n", 5), tunnel), "")["vxlan"]["port"] == 7000
     assert legacy(cross_connect("1", tunnel, kernel("n", 5)), "")["vxlan"]["port"] == 6000
+
+
+def test_tables_of_policies(monkeypatch):
+    # two places only, so that everything meets
+    monkeypatch.setattr(policies, "TABLES", 8)
+
+    def chosen(tables, id_, *about, inode=1):
+        table_of = tables.choose(inode, id_)
+        return [table_of(one) for one in about]
+
+    tables = policies.Tables()
+    first = chosen(tables, "a", "x", "y", "x")
+    second = chosen(tables, "b", "x", "y", "x")
+    assert len({*first, *second}) == 6
+    assert chosen(tables, "a", "x", "y", "x") == first and chosen(tables, "b", "x", "y", "x") == second
+    assert len(set(chosen(tables, "c", *"1234567", inode=2))) == 7  # another namespace has its own
+    # over a restart all are known again before anything is asked for, in whatever order
+    again = policies.Tables()
+    for id_, numbers in (("b", second), ("a", first)):
+        for number in numbers:
+            again.add(1, number, id_)
+    assert chosen(again, "b", "x", "y", "x") == second
+    # what is given up may be had by others
+    again.keep("a", [(1, first[0])])
+    again.keep("b", ())
+    assert len({*chosen(again, "d", *"1234567"), first[0]}) == 8
+
+
+def test_policies_of_ports_and_families():
+    def rules(**policy):
+        found, _ = policies.translate([PolicyRoute(**policy)], "p", lambda about: 7)
+        return found
+
+    assert rules(dst_port="1-65535") == [{"table": 7, "family": 4, "dport": [1, 65534]}]
+    assert rules(src_port="5", proto="132") == [{"table": 7, "family": 4, "sport": [5, 5], "ipproto": 132}]
+    assert rules(**{"from": "::/0"}) == [{"table": 7, "family": 6}]
+    assert rules(**{"from": "10.1.2.3/8"}) == [{"table": 7, "from": "10.0.0.0/8"}]
 
 
 def test_where_a_namespace_is_named():

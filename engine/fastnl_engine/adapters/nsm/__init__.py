@@ -2,9 +2,13 @@
 
 pb          messages and services, generated
 translate   from what the mesh asks for to the engine's connections; pure
+policies    policy routes, and numbers for their tables; pure
 inodes      which process or name a namespace's number belongs to
+relay       in front of gRPC: receives the descriptors that come along
 plane       connections of one generation: one at a time for each id, and what becomes of them
 monitor     streams of events
+counters    what went through connections
+tls         certificates
 legacy      first generation: Forwarder, MechanismsMonitor, MonitorCrossConnect, and its manager
 modern      later generation: NetworkService, MonitorConnection, and its registry
 settings    the environment that deployments of the mesh set

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
+import structlog
 
 STATUS = {
     "invalid": grpc.StatusCode.INVALID_ARGUMENT,
@@ -28,6 +31,8 @@ STATUS = {
 
 LONGEST = 400  # characters of what is told: headers of more than 8 KiB may be refused by who reads them
 
+log = structlog.get_logger()
+
 
 class Refused(Exception):
     """Nothing was done; `error` is one of the engine's, or looks like it."""
@@ -41,6 +46,34 @@ def refuse(code: str, field: str, problem: str) -> Refused:
     return Refused({"code": code, "message": f"{field}: {problem}" if field else problem, "field": field})
 
 
+@contextlib.asynccontextmanager
+async def answering(context: grpc.aio.ServicerContext[Any, Any], ended: Callable[[str], None]) -> AsyncIterator[None]:
+    """Around what answers a call: whatever is wrong becomes a status with a message.
+
+    ended  called with the name of the status
+    """
+    status = "CANCELLED"
+    try:
+        yield
+        status = "OK"
+    except Refused as e:
+        status = status_of(e).name
+        await abort(context, e)
+    except grpc.aio.AioRpcError as e:  # of the next hop, whose words are for whoever asked
+        status = e.code().name
+        await context.abort(e.code(), (e.details() or "")[:LONGEST])
+    except Exception as e:
+        status = "INTERNAL"
+        log.exception("a call has failed; please report this")
+        await abort(context, Refused({"code": "internal", "message": f"{type(e).__name__}: {e}"}))
+    finally:
+        ended(status)
+
+
+def status_of(refused: Refused) -> grpc.StatusCode:
+    return STATUS.get(refused.error["code"], grpc.StatusCode.UNKNOWN)
+
+
 async def abort(context: grpc.aio.ServicerContext[Any, Any], refused: Refused) -> NoReturn:
     """Ends a call: the status by the code, code and message as its details, all fields as trailing metadata."""
     error = refused.error
@@ -49,5 +82,5 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], refused: Refused) -
         for name, value in error.items()
         if value != ""
     )
-    await context.abort(STATUS.get(error["code"], grpc.StatusCode.UNKNOWN), str(refused)[:LONGEST], more)
+    await context.abort(status_of(refused), str(refused)[:LONGEST], more)
     raise AssertionError("abort returns never")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import grpc
@@ -13,9 +13,9 @@ import structlog
 from google.protobuf.empty_pb2 import Empty
 
 from fastnl_engine.adapters.nsm import translate
-from fastnl_engine.adapters.nsm.errors import Refused, abort
+from fastnl_engine.adapters.nsm.errors import answering
 from fastnl_engine.adapters.nsm.inodes import Inodes
-from fastnl_engine.adapters.nsm.monitor import Feed
+from fastnl_engine.adapters.nsm.monitor import Feed, in_parts
 from fastnl_engine.adapters.nsm.pb import (
     connection_pb2,
     crossconnect_pb2,
@@ -27,7 +27,9 @@ from fastnl_engine.adapters.nsm.pb import (
 )
 from fastnl_engine.adapters.nsm.pb.crossconnect_pb2 import CrossConnect, CrossConnectEvent
 from fastnl_engine.adapters.nsm.plane import Plane
+from fastnl_engine.adapters.nsm.policies import Tables
 from fastnl_engine.adapters.nsm.settings import Settings
+from fastnl_engine.adapters.nsm.tls import channel as channel_to
 from fastnl_engine.northbound.port import Port
 
 PREFIX = "nsm/x/"
@@ -44,10 +46,14 @@ class Legacy(
     forwarder_pb2_grpc.MechanismsMonitorServicer,
     crossconnect_pb2_grpc.MonitorCrossConnectServicer,
 ):
-    def __init__(self, port: Port, inodes: Inodes, settings: Settings) -> None:
+    def __init__(
+        self, port: Port, inodes: Inodes, settings: Settings, broken: Callable[[BaseException], None], tables: Tables,
+        ended: Callable[[str], Callable[[str], None]],
+    ) -> None:  # fmt: skip
         self._settings = settings
+        self._ended = ended
         self._feed: Feed[CrossConnectEvent] = Feed()
-        self.plane = Plane(port, PREFIX, settings.legacy, inodes, self._changed)
+        self.plane = Plane(port, PREFIX, settings.legacy, inodes, self._changed, broken, tables, self._counted)
 
     def serve(self, server: grpc.aio.Server) -> None:
         forwarder_pb2_grpc.add_ForwarderServicer_to_server(self, server)
@@ -59,18 +65,14 @@ class Legacy(
             await self.plane.wire(request.id, source, destination, request)
             self._tell(crossconnect_pb2.UPDATE, request)
 
-        try:
+        async with answering(context, self._ended("Forwarder/Request")):
             source, destination = translate.sides_of(request)
             await self.plane.alone(request.id, wire, lambda: self._close(request))
-        except Refused as e:
-            await abort(context, e)
         return request
 
     async def Close(self, request: CrossConnect, context: Context) -> Empty:
-        try:
+        async with answering(context, self._ended("Forwarder/Close")):
             await self.plane.alone(request.id, lambda: self._close(request))
-        except Refused as e:
-            await abort(context, e)
         return Empty()
 
     async def _close(self, request: CrossConnect) -> None:
@@ -89,22 +91,45 @@ class Legacy(
         await asyncio.Event().wait()  # they never change
 
     async def MonitorCrossConnects(self, request: Empty, context: Context) -> AsyncIterator[CrossConnectEvent]:
-        def initial() -> CrossConnectEvent:
-            known = {id_: self._as_it_is(cross) for id_, cross in self.plane.known.items()}
-            return CrossConnectEvent(type=crossconnect_pb2.INITIAL_STATE_TRANSFER, cross_connects=known)
+        def initial() -> list[CrossConnectEvent]:
+            kind = crossconnect_pb2.INITIAL_STATE_TRANSFER
+            events = []
+            for part in in_parts(list(self.plane.known)):
+                known = {id_: self._as_it_is(self.plane.known[id_]) for id_ in part}
+                events.append(CrossConnectEvent(type=kind, cross_connects=known, metrics=self._metrics(part)))
+                kind = crossconnect_pb2.UPDATE
+            return events
 
-        try:
-            async with contextlib.aclosing(self._feed.subscribe(initial)) as events:
-                async for event in events:
-                    yield event
-        except Refused as e:
-            await abort(context, e)
+        async with (
+            answering(context, self._ended("MonitorCrossConnect")),
+            contextlib.aclosing(self._feed.subscribe(initial)) as events,
+        ):
+            async for event in events:
+                yield event
 
     def _changed(self, id_: str) -> None:
         self._tell(crossconnect_pb2.UPDATE, self.plane.known[id_])
 
+    def _counted(self, ids: list[str]) -> None:
+        for part in in_parts(ids) if self._feed.followed else ():
+            crosses = {id_: self._as_it_is(self.plane.known[id_]) for id_ in part}
+            metrics = self._metrics(part)
+            self._feed.publish(CrossConnectEvent(type=crossconnect_pb2.UPDATE, cross_connects=crosses, metrics=metrics))
+
+    def _metrics(self, ids: Iterable[str]) -> dict[str, crossconnect_pb2.Metrics]:
+        """By the names that its monitors know."""
+        found = {}
+        for id_ in ids:
+            alone = "DST" if self.plane.known[id_].source.mechanism.type == translate.VXLAN else "SRC"
+            for side, counts in zip((alone, "DST"), self.plane.counts.get(id_, ()), strict=False):
+                if counts is not None:
+                    metrics = {name: str(count) for name, count in counts.items() if name != "dropped"}
+                    found[f"{side}-{id_}"] = crossconnect_pb2.Metrics(metrics=metrics)
+        return found
+
     def _tell(self, kind: crossconnect_pb2.CrossConnectEventType, cross: CrossConnect) -> None:
-        self._feed.publish(CrossConnectEvent(type=kind, cross_connects={cross.id: self._as_it_is(cross)}))
+        if self._feed.followed:
+            self._feed.publish(CrossConnectEvent(type=kind, cross_connects={cross.id: self._as_it_is(cross)}))
 
     def _as_it_is(self, cross: CrossConnect) -> CrossConnect:
         seen = CrossConnect()
@@ -119,7 +144,7 @@ async def keep_registered(settings: Settings) -> None:
     stub = forwarderregistrar_pb2_grpc
     quiet = False
     while True:
-        async with grpc.aio.insecure_channel(settings.registrar) as channel:
+        async with channel_to(settings.registrar, settings.tls) as channel:
             registration = stub.ForwarderRegistrationStub(channel)
             try:
                 await registration.RequestForwarderRegistration(

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import os
 import random
+import re
+import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 import grpc
@@ -19,9 +23,12 @@ import structlog
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from fastnl_engine.adapters.nsm.errors import Refused, abort, refuse
+import fastnl
+from fastnl.netns import open_reference
+from fastnl_engine.adapters.nsm.counters import Counts
+from fastnl_engine.adapters.nsm.errors import Refused, answering, refuse
 from fastnl_engine.adapters.nsm.inodes import Inodes
-from fastnl_engine.adapters.nsm.monitor import Feed
+from fastnl_engine.adapters.nsm.monitor import Feed, in_parts
 from fastnl_engine.adapters.nsm.pb import (
     connection_pb2,
     connection_pb2_grpc,
@@ -33,7 +40,10 @@ from fastnl_engine.adapters.nsm.pb.connection_pb2 import Connection, ConnectionE
 from fastnl_engine.adapters.nsm.pb.crossconnect_pb2 import CrossConnect
 from fastnl_engine.adapters.nsm.pb.networkservice_pb2 import NetworkServiceRequest
 from fastnl_engine.adapters.nsm.plane import Plane
+from fastnl_engine.adapters.nsm.policies import Tables
+from fastnl_engine.adapters.nsm.relay import Relay
 from fastnl_engine.adapters.nsm.settings import Settings
+from fastnl_engine.adapters.nsm.tls import channel as channel_to
 from fastnl_engine.adapters.nsm.translate import KERNEL, LARGEST_VNI, VXLAN, Side, interface_name, path_mtu
 from fastnl_engine.northbound.port import Port
 
@@ -42,6 +52,8 @@ ANSWER = 15.0  # seconds that the next hop has, unless the one before us has les
 CLOSING = 5.0  # seconds that it has to close
 TRIES = 8  # VNIs that are tried when some are in use
 AGAIN = 1.0  # seconds until the registry is tried again
+
+INODE_URL = re.compile(r"inode://\d+/(\d{1,19})", re.ASCII)
 
 log = structlog.get_logger()
 
@@ -55,12 +67,17 @@ class Modern(networkservice_pb2_grpc.NetworkServiceServicer, connection_pb2_grpc
     has answered us.
     """
 
-    def __init__(self, port: Port, inodes: Inodes, settings: Settings) -> None:
+    def __init__(
+        self, port: Port, inodes: Inodes, settings: Settings, way: Way, broken: Callable[[BaseException], None],
+        tables: Tables, ended: Callable[[str], Callable[[str], None]],
+    ) -> None:  # fmt: skip
         self._settings = settings
+        self._ended = ended
+        self._inodes = inodes
+        self._way = way
         self._feed: Feed[ConnectionEvent] = Feed()
         self._expiries: dict[str, asyncio.TimerHandle] = {}
-        self._channel = grpc.aio.insecure_channel(settings.manager) if settings.manager else None
-        self.plane = Plane(port, PREFIX, settings.modern, inodes, self._changed)
+        self.plane = Plane(port, PREFIX, settings.modern, inodes, self._changed, broken, tables, lambda ids: None)
 
     def serve(self, server: grpc.aio.Server) -> None:
         networkservice_pb2_grpc.add_NetworkServiceServicer_to_server(self, server)
@@ -75,32 +92,23 @@ class Modern(networkservice_pb2_grpc.NetworkServiceServicer, connection_pb2_grpc
         for timer in self._expiries.values():
             timer.cancel()
         await self.plane.end()
-        if self._channel is not None:
-            await self._channel.close()
 
     # -- calls ---------------------------------------------------------------------------------------
 
     async def Request(self, request: NetworkServiceRequest, context: Context) -> Connection:
-        try:
+        async with answering(context, self._ended("NetworkService/Request")):
             ours = arrive(request.connection, self._settings.name)
             remaining = context.time_remaining()
             wait = ANSWER if remaining is None else min(ANSWER, remaining)
             return await self.plane.alone(
                 ours.id, lambda: self._request(request, ours, wait), lambda: self._close(ours)
             )
-        except Refused as e:
-            await abort(context, e)
-        except grpc.aio.AioRpcError as e:  # of the next hop, whose words are for whoever asked
-            await context.abort(e.code(), e.details() or "")
+        raise AssertionError("answering ends what it keeps from raising")
 
     async def Close(self, request: Connection, context: Context) -> Empty:
-        try:
+        async with answering(context, self._ended("NetworkService/Close")):
             ours = arrive(request, self._settings.name)
             await self.plane.alone(ours.id, lambda: self._close(ours))
-        except Refused as e:
-            await abort(context, e)
-        except grpc.aio.AioRpcError as e:
-            await context.abort(e.code(), e.details() or "")
         return Empty()
 
     async def MonitorConnections(
@@ -109,18 +117,19 @@ class Modern(networkservice_pb2_grpc.NetworkServiceServicer, connection_pb2_grpc
         def chosen(connections: Iterable[Connection]) -> dict[str, Connection]:
             return {c.id: c for c in connections if selects(request, c)}
 
-        def initial() -> ConnectionEvent:
-            known = (self._as_it_is(id_) for id_ in self.plane.known)
-            return ConnectionEvent(type=connection_pb2.INITIAL_STATE_TRANSFER, connections=chosen(known))
+        def initial() -> list[ConnectionEvent]:
+            parts = [chosen(self._as_it_is(id_) for id_ in part) for part in in_parts(list(self.plane.known))]
+            kinds = itertools.chain([connection_pb2.INITIAL_STATE_TRANSFER], itertools.repeat(connection_pb2.UPDATE))
+            return [ConnectionEvent(type=kind, connections=part) for kind, part in zip(kinds, parts, strict=False)]
 
-        try:
-            async with contextlib.aclosing(self._feed.subscribe(initial)) as events:
-                async for event in events:
-                    picked = chosen(event.connections.values())
-                    if picked or event.type == connection_pb2.INITIAL_STATE_TRANSFER:
-                        yield ConnectionEvent(type=event.type, connections=picked)
-        except Refused as e:
-            await abort(context, e)
+        async with (
+            answering(context, self._ended("MonitorConnection")),
+            contextlib.aclosing(self._feed.subscribe(initial)) as events,
+        ):
+            async for event in events:
+                picked = chosen(event.connections.values())
+                if picked or event.type == connection_pb2.INITIAL_STATE_TRANSFER:
+                    yield ConnectionEvent(type=event.type, connections=picked)
 
     # -- one connection ------------------------------------------------------------------------------
 
@@ -151,17 +160,19 @@ class Modern(networkservice_pb2_grpc.NetworkServiceServicer, connection_pb2_grpc
                     await self._next().Close(answered, timeout=CLOSING)
             raise
         self._expire(ours.id, cross)
-        self._tell(connection_pb2.UPDATE, cross.source)
-        return leave(cross.source)
+        seen = self._as_it_is(ours.id)
+        self._tell(connection_pb2.UPDATE, seen)
+        return leave(seen)
 
     async def _close(self, ours: Connection) -> None:
         """Closes at the next hop and here; what the next hop refuses is raised when it is done here."""
         was = self.plane.known.get(ours.id)
         # what was asked for last is what there is, whatever the one who closes remembers
         problem: grpc.aio.AioRpcError | None = None
-        if was is not None and self._channel is not None:
+        if was is not None and self._way.stub is not None:
             try:
-                await self._next().Close(was.destination, timeout=CLOSING)
+                await self._pass_on(was.destination.mechanism)
+                await self._way.stub.Close(was.destination, timeout=CLOSING)
             except grpc.aio.AioRpcError as e:
                 problem = e
         await self.plane.unwire(ours.id)
@@ -220,7 +231,9 @@ class Modern(networkservice_pb2_grpc.NetworkServiceServicer, connection_pb2_grpc
         if mtu:
             asked.context.mtu = min(mtu, asked.context.mtu or mtu)
         request = NetworkServiceRequest(connection=asked, mechanism_preferences=preferences)
-        answered: Connection = await self._next().Request(request, timeout=wait)
+        stub = self._next()
+        await self._pass_on(asked.mechanism)
+        answered: Connection = await stub.Request(request, timeout=wait)
         return answered
 
     async def _wire(self, ours: Connection, answered: Connection) -> CrossConnect:
@@ -267,12 +280,22 @@ class Modern(networkservice_pb2_grpc.NetworkServiceServicer, connection_pb2_grpc
         return min(known, default=0)
 
     def _next(self) -> networkservice_pb2_grpc.NetworkServiceStub:
-        if self._channel is None:
+        if self._way.stub is None:
             raise Refused({
                 "code": "no_manager",
                 "message": "no next hop is known; set NSM_CONNECT_TO to the manager's URL",
             })  # fmt: skip
-        return networkservice_pb2_grpc.NetworkServiceStub(self._channel)
+        return self._way.stub
+
+    async def _pass_on(self, mechanism: Mechanism) -> None:
+        """The next hop wants a descriptor with each inode that it is told of, also of those that came from it."""
+        number = INODE_URL.fullmatch(mechanism.parameters.get("inodeURL", ""))
+        if not self._way.passes_descriptors or number is None:
+            return
+        reference = await self._inodes.reference(int(number[1]))
+        if reference is not None:
+            with contextlib.suppress(fastnl.FastnlError):  # it has gone meanwhile
+                self._way.send(open_reference(reference))
 
     # -- what happens by itself ----------------------------------------------------------------------
 
@@ -299,7 +322,7 @@ class Modern(networkservice_pb2_grpc.NetworkServiceServicer, connection_pb2_grpc
                 except (Refused, grpc.aio.AioRpcError) as e:
                     log.warning("what has expired could not be closed", id=id_, reason=str(e))
 
-        self.plane.spawn(close())
+        self.plane.spawn(close(), alone=True)
 
     def _changed(self, id_: str) -> None:
         self._tell(connection_pb2.UPDATE, self._as_it_is(id_))
@@ -308,10 +331,68 @@ class Modern(networkservice_pb2_grpc.NetworkServiceServicer, connection_pb2_grpc
         seen = Connection()
         seen.CopyFrom(self.plane.known[id_].source)
         seen.state = connection_pb2.DOWN if id_ in self.plane.down else connection_pb2.UP
+        own = seen.path.path_segments[seen.path.index]
+        own.ClearField("metrics")
+        alone = "client" if seen.mechanism.type == VXLAN else "server"
+        for side, counts in zip((alone, "client"), self.plane.counts.get(id_, ()), strict=False):
+            own.metrics.update(_metrics(side, counts) if counts is not None else {})
         return seen
 
     def _tell(self, kind: connection_pb2.ConnectionEventType, connection: Connection) -> None:
-        self._feed.publish(ConnectionEvent(type=kind, connections={connection.id: connection}))
+        if self._feed.followed:
+            self._feed.publish(ConnectionEvent(type=kind, connections={connection.id: connection}))
+
+
+def _metrics(side: str, counts: Counts) -> dict[str, str]:
+    """As the forwarder sees them: it receives what the interface sends.  `server` is towards the client."""
+    ours = {f"{there}_{what}": counts[f"{here}_{what}"] for there, here in (("rx", "tx"), ("tx", "rx"))
+            for what in ("bytes", "packets")}  # fmt: skip
+    return {f"{side}_{name}": str(count) for name, count in (*ours.items(), ("drops", counts["dropped"]))}
+
+
+class Way:
+    """To the next hop; by a Unix socket descriptors come and go along with the messages.
+
+    place   path for a socket of ours
+    passed  called with the descriptors that come
+    stub    None: there is no next hop
+    """
+
+    def __init__(self, settings: Settings, place: str, passed: Callable[[int], None]) -> None:
+        self.stub: networkservice_pb2_grpc.NetworkServiceStub | None = None
+        self._relay: Relay | None = None
+        self._listening: socket.socket | None = None
+        self._channel: grpc.aio.Channel | None = None
+        self._place = place
+        target = settings.manager
+        if not target:
+            return
+        if target.startswith("unix:"):
+            self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(place)
+            self._listening.bind(place)
+            self._listening.listen()
+            self._relay = Relay(self._listening, target.removeprefix("unix:"), passed)
+            target = f"unix:{place}"
+        self._channel = channel_to(target, settings.tls)
+        self.stub = networkservice_pb2_grpc.NetworkServiceStub(self._channel)
+
+    @property
+    def passes_descriptors(self) -> bool:
+        return self._relay is not None
+
+    def send(self, fd: int) -> None:
+        assert self._relay is not None
+        self._relay.send(fd)
+
+    async def close(self) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+        if self._relay is not None and self._listening is not None:
+            self._relay.close()
+            self._listening.close()
+            os.unlink(self._place)
 
 
 # -- the path ----------------------------------------------------------------------------------------
@@ -377,7 +458,7 @@ async def keep_registered(settings: Settings) -> None:
         network_service_labels={settings.service: registry_pb2.NetworkServiceLabels(labels={"p2p": "true"})},
     )  # fmt: skip
     quiet = False
-    async with grpc.aio.insecure_channel(settings.manager) as channel:
+    async with channel_to(settings.manager, settings.tls) as channel:
         stub = registry_pb2_grpc.NetworkServiceEndpointRegistryStub(channel)
         try:
             while True:
@@ -394,7 +475,10 @@ async def keep_registered(settings: Settings) -> None:
                 endpoint.name = registered.name or endpoint.name
                 log.info("registered", registry=settings.manager, name=endpoint.name)
                 granted = registered.expiration_time.ToMicroseconds() / 1e6 - time.time()
-                await asyncio.sleep(max(AGAIN, min(settings.lifetime, granted or settings.lifetime) / 3))
+                with contextlib.suppress(TimeoutError):
+                    # a registry that was away may have forgotten us
+                    async with asyncio.timeout(max(AGAIN, min(settings.lifetime, granted or settings.lifetime) / 3)):
+                        await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
         finally:
             with contextlib.suppress(grpc.aio.AioRpcError):
                 await stub.Unregister(endpoint, timeout=1)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from fastnl_engine.adapters.nsm.errors import Refused
 
 WAITING = 1024  # events that a subscriber may be behind
+
+PART = 100  # connections in one event: a client of gRPC takes 4 MiB at a time unless told otherwise
 
 E = TypeVar("E")
 
@@ -19,6 +21,11 @@ class Feed(Generic[E]):
     def __init__(self) -> None:
         self._queues: set[asyncio.Queue[E | None]] = set()
 
+    @property
+    def followed(self) -> bool:
+        """Whether anybody hears what is published."""
+        return bool(self._queues)
+
     def publish(self, event: E) -> None:
         for queue in list(self._queues):
             if queue.qsize() >= WAITING:
@@ -28,14 +35,21 @@ class Feed(Generic[E]):
             else:
                 queue.put_nowait(event)
 
-    async def subscribe(self, initial: Callable[[], E]) -> AsyncGenerator[E, None]:
+    async def subscribe(self, initial: Callable[[], Sequence[E]]) -> AsyncGenerator[E, None]:
         """`initial()`, then every event since.  Raises Refused when it is read too slowly."""
         queue: asyncio.Queue[E | None] = asyncio.Queue()
         self._queues.add(queue)
         try:
-            yield initial()
-            while (event := await queue.get()) is not None:
+            for event in initial():
                 yield event
+            while (later := await queue.get()) is not None:
+                yield later
             raise Refused({"code": "slow", "message": f"{WAITING} events were not read; subscribe again"})
         finally:
             self._queues.discard(queue)
+
+
+def in_parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """At least one, which is empty if there are none."""
+    for first in range(0, max(len(ids), 1), PART):
+        yield ids[first : first + PART]

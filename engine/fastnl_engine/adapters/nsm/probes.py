@@ -18,8 +18,8 @@ def bind_probes(address: str) -> socket.socket:
     )
 
 
-async def serve_probes(bound: socket.socket) -> Callable[[], Awaitable[None]]:
-    """To be called when everything else serves, so that readiness is to be there; gives a way to end it."""
+async def serve_probes(bound: socket.socket, ready: Callable[[], bool]) -> Callable[[], Awaitable[None]]:
+    """Begins to answer; gives a way to end it."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -28,8 +28,12 @@ async def serve_probes(bound: socket.socket) -> Callable[[], Awaitable[None]]:
                 while (await reader.readline()).strip():
                     pass
                 words = line.split()
-                known = len(words) > 1 and words[1].partition(b"?")[0] in (b"/liveness", b"/readiness")
-                status, body = (b"200 OK", b"OK") if known else (b"404 Not Found", b"/liveness, /readiness")
+                path = words[1].partition(b"?")[0] if len(words) > 1 else b""
+                status, body = b"200 OK", b"OK"
+                if path not in (b"/liveness", b"/readiness"):
+                    status, body = b"404 Not Found", b"/liveness, /readiness"
+                elif path == b"/readiness" and not ready():
+                    status, body = b"503 Service Unavailable", b"the mesh is not served yet"
                 length = b"%d" % len(body)
                 writer.write(
                     b"HTTP/1.1 " + status + b"\r\nContent-Length: " + length + b"\r\nConnection: close\r\n\r\n"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from pyroute2 import IPRoute
 
+from fastnl_engine.adapters.nsm.tls import Tls
 from fastnl_engine.adapters.nsm.translate import LEGACY, MODERN, Manners
 
 FOLDER = "/var/lib/networkservicemesh"
@@ -32,6 +33,7 @@ class Settings:
     tunnel_ip   our end of tunnels; "": none are offered
     mtu         of the interface that has it
     lifetime    seconds that a connection lives without a refresh, at most, and a registration
+    counting    seconds between looks at what went through; 0: none
     probes      HTTP /liveness and /readiness
     """
 
@@ -45,6 +47,8 @@ class Settings:
     mtu: int = 0
     lifetime: float = 600.0
     probes: str = ""
+    counting: float = 2.0
+    tls: Tls | None = None
     legacy: Manners = LEGACY
     modern: Manners = MODERN
 
@@ -80,13 +84,15 @@ def read(listen: str, environ: Mapping[str, str] = os.environ) -> Settings:
         mtu=mtu,
         lifetime=_duration(environ, "NSM_MAX_TOKEN_LIFETIME", "10m"),
         probes=probes,
+        counting=_counting(environ),
+        tls=_tls(environ),
         legacy=replace(
             LEGACY,
             port=_number(environ, "FORWARDER_VXLAN_PORT", LEGACY.port, 65535),
             veth_mtu=_number(environ, "FORWARDER_VETH_MTU", 16000, 65535),
             tunnel_mtu=_number(environ, "FORWARDER_VXLAN_MTU", 1500, 65535),
         ),
-        modern=replace(MODERN, port=port),
+        modern=replace(MODERN, port=port, ping_group_range=_groups(environ)),
     )
 
 
@@ -116,6 +122,42 @@ def _number(environ: Mapping[str, str], name: str, default: int, most: int) -> i
     if not (text.isascii() and text.isdigit() and 0 < int(text) <= most):
         raise SettingsError(f"{name} {text!r} is not a number from 1 to {most}")
     return int(text)
+
+
+def _tls(environ: Mapping[str, str]) -> Tls | None:
+    names = ("NSM_TLS_CERT", "NSM_TLS_KEY", "NSM_TLS_CA")
+    given = [name for name in names if environ.get(name)]
+    if not given:
+        return None
+    if len(given) < len(names):
+        raise SettingsError(f"{given[0]} needs {', '.join(n for n in names if n not in given)}, too")
+    cert, key, ca = (environ[name] for name in names)
+    tls = Tls(cert, key, ca, environ.get("NSM_TLS_NAME", ""))
+    try:
+        tls.read()
+    except OSError as e:
+        raise SettingsError(f"NSM_TLS_CERT, NSM_TLS_KEY or NSM_TLS_CA: {e.filename}: {e.strerror}") from None
+    return tls
+
+
+def _counting(environ: Mapping[str, str]) -> float:
+    wanted = environ.get("METRICS_COLLECTOR_ENABLED", "true").lower()
+    if wanted not in ("true", "false", "1", "0"):
+        raise SettingsError(f"METRICS_COLLECTOR_ENABLED {wanted!r} is neither true nor false")
+    period = _duration(environ, "METRICS_COLLECTOR_REQUEST_PERIOD", "2s")
+    return period if wanted in ("true", "1") else 0.0
+
+
+def _groups(environ: Mapping[str, str]) -> tuple[int, int] | None:
+    text = environ.get("NSM_PING_GROUP_RANGE")
+    if text is None:
+        return MODERN.ping_group_range
+    if not text.strip():
+        return None
+    found = re.fullmatch(r"\s*(\d{1,10})\s+(\d{1,10})\s*", text, re.ASCII)
+    if found is None or not int(found[1]) <= int(found[2]) < 1 << 31:
+        raise SettingsError(f"NSM_PING_GROUP_RANGE {text!r} is not two groups, such as '0 2147483647'")
+    return int(found[1]), int(found[2])
 
 
 def _duration(environ: Mapping[str, str], name: str, default: str) -> float:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import stat
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -14,39 +16,50 @@ import grpc.aio
 import structlog
 
 from fastnl_engine.adapters.nsm import legacy, modern
+from fastnl_engine.adapters.nsm.counters import keep_counting, links_of
 from fastnl_engine.adapters.nsm.inodes import Inodes
+from fastnl_engine.adapters.nsm.policies import Tables
 from fastnl_engine.adapters.nsm.probes import bind_probes, serve_probes
+from fastnl_engine.adapters.nsm.relay import Relay
 from fastnl_engine.adapters.nsm.settings import Settings
+from fastnl_engine.adapters.nsm.tls import server_credentials
 from fastnl_engine.engine import Engine
-from fastnl_engine.northbound.port import Northbound, Port
+from fastnl_engine.northbound.port import Northbound, Port, keep_running
 
 GRACE = 1.0  # seconds that calls have to end in at a stop
+CALLS = 10_000  # at a time; beyond, they are refused with RESOURCE_EXHAUSTED
+STREAMS = 1000  # of them that one client may have; it keeps others back itself, as HTTP/2 has it
+HANDSHAKE = 10_000  # ms that a client has to speak HTTP/2 in
 
 log = structlog.get_logger()
 
 
-def start(settings: Settings, engine: Engine) -> Northbound:
+def start(settings: Settings, engine: Engine, folder: Path) -> Northbound:
     """Takes the address at once, and begins to serve as soon as the engine does.
 
+    folder  for sockets that are nobody else's
     Raises OSError when the address cannot be had.
     """
     bound = threading.Event()
     problem: list[OSError] = []
 
     async def serve(stopping: asyncio.Event) -> None:
-        try:
-            server = _bind(settings.listen)
-            probes = bind_probes(settings.probes) if settings.probes else None
-        except OSError as e:
-            problem.append(e)
-            return
-        finally:
-            bound.set()
         async with contextlib.AsyncExitStack() as stack:
-            await _serve(settings, engine, server, stack)
+            try:
+                forwarder = Forwarder(settings, engine, folder, stack)
+                probes = bind_probes(settings.probes) if settings.probes else None
+            except OSError as e:
+                problem.append(e)
+                return
+            finally:
+                bound.set()
             if probes is not None:
-                stack.push_async_callback(await serve_probes(probes))
+                stack.push_async_callback(await serve_probes(probes, lambda: forwarder.serving))
+            running = asyncio.create_task(keep_running(forwarder.life))
             await stopping.wait()
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
 
     northbound = Northbound("nsm", serve)
     bound.wait()
@@ -56,48 +69,110 @@ def start(settings: Settings, engine: Engine) -> Northbound:
     return northbound
 
 
-async def _serve(settings: Settings, engine: Engine, server: grpc.aio.Server, stack: contextlib.AsyncExitStack) -> None:
-    inodes = Inodes()
-    first = legacy.Legacy(Port(engine, "nsm-legacy", legacy.PREFIX), inodes, settings)
-    later = modern.Modern(Port(engine, "nsm-modern", modern.PREFIX), inodes, settings)
-    stack.push_async_callback(first.plane.end)
-    stack.push_async_callback(later.end)
-    await first.plane.begin()
-    await later.begin()
-    first.serve(server)
-    later.serve(server)
-    stack.push_async_callback(server.stop, GRACE)
-    await server.start()
-    log.info("forwarding for the mesh", listen=settings.listen, name=settings.name)
-    registering = [legacy.keep_registered] if settings.registrar else []
-    registering += [modern.keep_registered] if settings.manager else []
-    for keep in registering:
-        stack.push_async_callback(_end, asyncio.create_task(keep(settings)))
+class Forwarder:
+    """Both generations at one address, from one defect to the next.
+
+    On a Unix socket a relay listens, as gRPC does not receive the descriptors that clients pass; gRPC itself is
+    behind it.  Raises OSError when the address cannot be had.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine, folder: Path, stack: contextlib.AsyncExitStack) -> None:
+        self.serving = False
+        self._settings = settings
+        self._engine = engine
+        folder.mkdir(mode=0o700, exist_ok=True)
+        # through a descriptor, as the path of a socket has 107 bytes at most and a state folder may have more
+        self._folder = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, self._folder)
+        self._listening: socket.socket | None = None
+        self._address = settings.listen
+        if settings.listen.startswith("unix:"):
+            self._listening = stack.enter_context(_listen(settings.listen.removeprefix("unix:")))
+            self._address = f"unix:{self._private('served')}"
+        self._bound: grpc.aio.Server | None = self._bind()
+
+    def _private(self, name: str) -> str:
+        return f"/proc/self/fd/{self._folder}/{name}"
+
+    def _bind(self) -> grpc.aio.Server:
+        options = {
+            "grpc.so_reuseport": 0,
+            "grpc.max_concurrent_streams": STREAMS,
+            "grpc.server_handshake_timeout_ms": HANDSHAKE,
+        }
+        server = grpc.aio.server(options=list(options.items()), maximum_concurrent_rpcs=CALLS)
+        try:
+            if self._settings.tls is None:
+                server.add_insecure_port(self._address)
+            else:
+                server.add_secure_port(self._address, server_credentials(self._settings.tls))
+        except RuntimeError as e:
+            raise OSError(f"nsm: cannot listen on {self._settings.listen}: {e}") from None
+        return server
+
+    async def life(self) -> None:
+        """Serves until cancelled, or until something is wrong with us, which is raised."""
+        settings, engine = self._settings, self._engine
+        server, self._bound = self._bound or self._bind(), None
+        inodes, tables = Inodes(), Tables()
+        defect: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def broken(e: BaseException) -> None:
+            if not defect.done():
+                defect.set_exception(e)
+
+        def ended(method: str) -> Callable[[str], None]:
+            return lambda status: engine.metrics.nsm_calls.labels(method, status).inc()
+
+        async with contextlib.AsyncExitStack() as stack:
+            way = modern.Way(settings, self._private("next"), inodes.passed)
+            stack.push_async_callback(way.close)
+            first = legacy.Legacy(Port(engine, "nsm-legacy", legacy.PREFIX), inodes, settings, broken, tables, ended)
+            later = modern.Modern(
+                Port(engine, "nsm-modern", modern.PREFIX), inodes, settings, way, broken, tables, ended
+            )
+            stack.push_async_callback(first.plane.end)
+            stack.push_async_callback(later.end)
+            await first.plane.begin()
+            await later.begin()
+            first.serve(server)
+            later.serve(server)
+            if self._listening is not None:
+                relay = Relay(self._listening, self._private("served"), inodes.passed)
+                stack.callback(relay.close)
+            stack.push_async_callback(server.stop, GRACE)
+            await server.start()
+            self.serving = True
+            stack.callback(setattr, self, "serving", False)
+            log.info("forwarding for the mesh", listen=settings.listen, name=settings.name)
+            async with asyncio.TaskGroup() as tasks:
+                if settings.registrar:
+                    tasks.create_task(legacy.keep_registered(settings))
+                if settings.manager:
+                    tasks.create_task(modern.keep_registered(settings))
+                if settings.counting:
+                    planes = (first.plane, later.plane)
+                    tasks.create_task(keep_counting(settings.counting, links_of(engine.host), planes))
+                await defect
 
 
-def _bind(address: str) -> grpc.aio.Server:
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    _make_room(address)
-    try:
-        server.add_insecure_port(address)
-    except RuntimeError as e:
-        raise OSError(f"nsm: cannot listen on {address}: {e}") from None
-    return server
-
-
-def _make_room(address: str) -> None:
-    """The folder of a socket, and away with the socket that a run before us has left."""
-    if not address.startswith("unix:"):
-        return
-    path = Path(address.removeprefix("unix:"))
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+@contextlib.contextmanager
+def _listen(path: str) -> Iterator[socket.socket]:
+    """A Unix socket, in the place of one that a run before us has left, and away with it at the end."""
+    place = Path(path)
+    place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             raise OSError(f"nsm: {path} is there and is no socket")
-        path.unlink()
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+        place.unlink()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        try:
+            listening.bind(path)
+        except OSError as e:
+            raise OSError(f"nsm: cannot listen on {path}: {e.strerror}") from None
+        listening.listen(socket.SOMAXCONN)
+        ours = os.stat(path).st_ino
+        yield listening
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_ino == ours:  # and not that of one that has taken our place
+                place.unlink()

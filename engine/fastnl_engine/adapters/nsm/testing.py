@@ -8,8 +8,11 @@ Nothing here is needed to run a forwarder.
 
 from __future__ import annotations
 
+import asyncio
+import os
 import pathlib
 import queue
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +23,7 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from fastnl.netns import handle_reference
 from fastnl.testing import eventually
 from fastnl_engine.adapters.nsm.modern import arrive, leave
 from fastnl_engine.adapters.nsm.pb import (
@@ -34,8 +38,9 @@ from fastnl_engine.adapters.nsm.pb import (
 )
 from fastnl_engine.adapters.nsm.pb.connection_pb2 import Connection, Mechanism, Path, PathSegment
 from fastnl_engine.adapters.nsm.pb.connectioncontext_pb2 import ConnectionContext
-from fastnl_engine.adapters.nsm.pb.crossconnect_pb2 import CrossConnect
+from fastnl_engine.adapters.nsm.pb.crossconnect_pb2 import CrossConnect, CrossConnectEvent
 from fastnl_engine.adapters.nsm.pb.networkservice_pb2 import NetworkServiceRequest
+from fastnl_engine.adapters.nsm.relay import Relay
 
 SERVICE = "icmp-responder"
 PATIENCE = 30  # seconds
@@ -98,9 +103,12 @@ class Manager(
         forwarderregistrar_pb2_grpc.add_ForwarderUnRegistrationServicer_to_server(self, server)
         networkservice_pb2_grpc.add_NetworkServiceServicer_to_server(self, server)
         registry_pb2_grpc.add_NetworkServiceEndpointRegistryServicer_to_server(self, server)
-        server.add_insecure_port(self.address)
+        self.bind(server)
         server.start()
         return self
+
+    def bind(self, server: grpc.Server) -> None:
+        server.add_insecure_port(self.address)
 
     def stop(self) -> None:
         if self._server is not None:
@@ -167,6 +175,52 @@ class Manager(
         return Empty()
 
 
+class Passing:
+    """A way to a Unix socket by which descriptors can be sent along, as clients and managers of the mesh do.
+
+    target    its address, for gRPC
+    received  identities of the namespaces whose descriptors came along, from either side
+    """
+
+    def __init__(self, place: str, target: str) -> None:
+        self.target = f"unix:{place}"
+        self.received: list[str | None] = []
+        self._loop = asyncio.new_event_loop()
+        self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listening.bind(place)
+        self._listening.listen()
+        self._began = threading.Event()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(target),))
+
+    async def _run(self, target: str) -> None:
+        self._end = asyncio.Event()
+        self._relay = Relay(
+            self._listening, target.removeprefix("unix:"), lambda fd: self.received.append(handle_reference(fd))
+        )
+        self._began.set()
+        await self._end.wait()
+        self._relay.close()
+
+    def send(self, fd: int) -> None:
+        """With the next byte to the target."""
+        self._loop.call_soon_threadsafe(self._relay.send, os.dup(fd))
+
+    def cut(self) -> None:
+        """Ends every connection at once, and lets nobody in any more."""
+        self._loop.call_soon_threadsafe(self._end.set)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._began.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join()
+        self._loop.close()
+        self._listening.close()
+
+
 class Events:
     """What a stream of a monitor says, from its first event on, until the end of the `with` block."""
 
@@ -183,9 +237,16 @@ class Events:
         except grpc.RpcError as e:
             self._events.put(e)
 
-    def next(self) -> Any:
-        """The next event, or the error that ended the stream.  Raises queue.Empty when there is none for long."""
-        return self._events.get(timeout=PATIENCE)
+    def next(self, *, counted: bool = False) -> Any:
+        """The next event, or the error that ended the stream.  Raises queue.Empty when there is none for long.
+
+        counted  one that brings what went through connections; otherwise those that come later are left out
+        """
+        while True:
+            event = self._events.get(timeout=PATIENCE)
+            brings = event.type and getattr(event, "metrics", None) if isinstance(event, CrossConnectEvent) else False
+            if bool(brings) == counted or not isinstance(event, CrossConnectEvent):
+                return event
 
     def __enter__(self) -> Self:
         return self

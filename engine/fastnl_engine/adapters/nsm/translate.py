@@ -6,15 +6,17 @@ Nothing here does anything.  `a` is the client's end of a pair, and the only end
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from fastnl_engine.adapters.nsm import policies
 from fastnl_engine.adapters.nsm.errors import refuse
 from fastnl_engine.adapters.nsm.pb.connection_pb2 import Mechanism
 from fastnl_engine.adapters.nsm.pb.connectioncontext_pb2 import ConnectionContext
@@ -39,17 +41,19 @@ class Manners:
     port        UDP port of tunnels that name none
     next_hops   routes lead through the other end's address, and every address of the other end has a route;
                 otherwise everything is on the link, and the routes of a context are for the end they lead away from
+    ping_group_range  groups that may ping from the namespaces without privilege; None: left as it is
     """
 
     veth_mtu: int | None
     tunnel_mtu: int | None
     port: int
     next_hops: bool
+    ping_group_range: tuple[int, int] | None = None
 
 
 # the first generation gives its pairs 16000 and its tunnels the Ethernet default
 LEGACY = Manners(veth_mtu=16000, tunnel_mtu=1500, port=8472, next_hops=False)
-MODERN = Manners(veth_mtu=None, tunnel_mtu=None, port=4789, next_hops=True)
+MODERN = Manners(veth_mtu=None, tunnel_mtu=None, port=4789, next_hops=True, ping_group_range=(0, (1 << 31) - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +139,14 @@ def namespace_of(side: Side) -> int | str:
 
 def connection_of(
     id: str, source: Side, destination: Side, namespaces: Sequence[str], manners: Manners,
-    labels: Mapping[str, str],
+    labels: Mapping[str, str], table_of: policies.TableOf,
 ) -> dict[str, Any]:  # fmt: skip
-    """The engine's connection; `namespaces` are references for `kernel_sides`.  Raises Refused."""
+    """The engine's connection; `namespaces` are references for `kernel_sides`.  Raises Refused.
+
+    table_of  numbers for the tables of the client's policies
+    """
     local = kernel_sides(source, destination)
-    ends = [_end(side, netns, manners) for side, netns in zip(local, namespaces, strict=True)]
+    ends = [_end(side, netns, manners, table_of) for side, netns in zip(local, namespaces, strict=True)]
     out: dict[str, Any] = {"id": id, "a": ends[0], "labels": dict(labels)}
     mtu: int | None = local[0].context.mtu
     if len(local) == 2:
@@ -151,10 +158,8 @@ def connection_of(
     return out | {"mtu": mtu} if mtu else out
 
 
-def _end(side: Side, netns: str, manners: Manners) -> dict[str, Any]:
-    for name, needs in (
-        ("vlan", "a VLAN"), ("IPTables4NatTemplate", "address translation"), ("routeLocalNet", "route_localnet"),
-    ):  # fmt: skip
+def _end(side: Side, netns: str, manners: Manners, table_of: policies.TableOf) -> dict[str, Any]:
+    for name, needs in (("vlan", "a VLAN"), ("IPTables4NatTemplate", "address translation")):
         if side.parameter(name) not in ("", "0", "false"):
             raise refuse("unsupported", side.field(name), f"{needs} on the interface is not supported")
     name = side.parameter("name")
@@ -163,41 +168,59 @@ def _end(side: Side, netns: str, manners: Manners) -> dict[str, Any]:
     where = side.where.rpartition(".")[0]
     field = f"{where}.context" if where else "context"
     ip, ethernet = side.context.ip_context, side.context.ethernet_context
-    if ip.policies:
-        raise refuse("unsupported", f"{field}.ip_context.policies", "policy routes are not supported")
     if ethernet.vlan_tag:
         raise refuse("unsupported", f"{field}.ethernet_context.vlan_tag", "a VLAN tag is not supported")
     names = ("src_ip_addrs", "dst_ip_addrs") if side.is_source else ("dst_ip_addrs", "src_ip_addrs")
     own, others = (_interfaces(getattr(ip, n), f"{field}.ip_context.{n}") for n in names)
     end: dict[str, Any] = {"netns": netns, "ifname": name}
     if own:
-        end["addresses"] = [str(address) for address in own]
+        end["addresses"] = list(own)
     mac = ethernet.src_mac if side.is_source else ethernet.dst_mac
     if mac:
         end["mac"] = mac
     # the generations disagree on whose the routes of a side are
     chosen = "src_routes" if side.is_source == manners.next_hops else "dst_routes"
     given = _prefixes(getattr(ip, chosen), f"{field}.ip_context.{chosen}")
-    routes = _routes_by_next_hop(own, others, given) if manners.next_hops else _routes_on_link(own, given)
+    routes = (
+        _routes_by_next_hop(own.values(), others.values(), given)
+        if manners.next_hops
+        else _routes_on_link(own.values(), given)
+    )
+    if ip.policies and side.is_source:  # they are about what the client sends
+        end["rules"], more = policies.translate(ip.policies, f"{field}.ip_context.policies", table_of)
+        routes += more
     if routes:
-        end["routes"] = list({(r["to"], r.get("via")): r for r in routes}.values())
-    mine = {str(address.ip) for address in own}
-    neighbours = {n.ip: n.hardware_address for n in ip.ip_neighbors if n.ip not in mine}
-    if neighbours:
-        end["neighbours"] = [{"ip": address, "mac": mac} for address, mac in neighbours.items()]
+        end["routes"] = list({(r["to"], r.get("via"), r.get("table")): r for r in routes}.values())
+    if ip.ip_neighbors:
+        mine = {str(address.ip) for address in own.values()}
+        neighbours = {n.ip: n.hardware_address for n in ip.ip_neighbors if n.ip not in mine}
+        if neighbours:
+            end["neighbours"] = [{"ip": address, "mac": mac} for address, mac in neighbours.items()]
+    if side.parameter("routeLocalNet").lower() in ("1", "t", "true"):
+        end["route_localnet"] = True
+    if manners.ping_group_range is not None:
+        end["ping_group_range"] = list(manners.ping_group_range)
     return end
 
 
-def _interfaces(addresses: Iterable[str], field: str) -> list[Interface]:
-    found: dict[Interface, None] = {}
+def _interfaces(addresses: Iterable[str], field: str) -> dict[str, Interface]:
+    """By their usual spelling."""
+    found: dict[str, Interface] = {}
     for i, text in enumerate(addresses):
         if not text:
             continue  # an empty one is none: how a single address is left out on the wire
         try:
-            found[ipaddress.ip_interface(text)] = None
+            spelling, interface = _interface(text)
         except ValueError as e:
             raise refuse("invalid", f"{field}[{i}]", str(e)) from None
-    return list(found)
+        found[spelling] = interface
+    return found
+
+
+@functools.lru_cache(1024)  # one end's own address is the other's peer
+def _interface(text: str) -> tuple[str, Interface]:
+    interface = ipaddress.ip_interface(text)
+    return str(interface), interface
 
 
 Prefix = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, str]  # and the next hop, "" if none
@@ -217,7 +240,7 @@ def _prefixes(routes: Iterable[RoutePb], field: str) -> list[Prefix]:
     return found
 
 
-def _routes_on_link(own: Sequence[Interface], given: Iterable[Prefix]) -> list[dict[str, Any]]:
+def _routes_on_link(own: Collection[Interface], given: Iterable[Prefix]) -> list[dict[str, Any]]:
     """Each on the link, with the interface's address as its source."""
     routes = []
     for prefix, _ in given:
@@ -230,7 +253,7 @@ def _routes_on_link(own: Sequence[Interface], given: Iterable[Prefix]) -> list[d
 
 
 def _routes_by_next_hop(
-    own: Sequence[Interface], others: Sequence[Interface], given: Iterable[Prefix]
+    own: Collection[Interface], others: Collection[Interface], given: Iterable[Prefix]
 ) -> list[dict[str, Any]]:
     """A route to each address of the other end, and the given ones through it."""
     routes: list[dict[str, Any]] = [
@@ -281,10 +304,11 @@ def remember(cross: CrossConnect) -> dict[str, str]:
     for side in (kept.source, kept.destination):
         for segment in side.path.path_segments:
             segment.token = ""  # it lets its bearer act for somebody else, which is not for a file
-    text = base64.b85encode(kept.SerializeToString(deterministic=True)).decode()
+            segment.ClearField("metrics")
+    text = base64.b64encode(kept.SerializeToString(deterministic=True)).decode()
     pieces = [text[i : i + PIECE] for i in range(0, len(text), PIECE)]
     if len(pieces) > PIECES:
-        raise refuse("invalid", "", f"the request is too large to be kept; most are {PIECES * PIECE * 4 // 5} bytes")
+        raise refuse("invalid", "", f"the request is too large to be kept; most are {PIECES * PIECE * 3 // 4} bytes")
     service = kept.source.network_service[:PIECE]
     return {f"nsm.{i:03}": piece for i, piece in enumerate(pieces)} | {"network_service": service}
 
@@ -294,7 +318,7 @@ def recall(labels: Mapping[str, str]) -> CrossConnect | None:
     text = "".join(labels[name] for name in sorted(labels) if re.fullmatch(r"nsm\.\d{3}", name))
     cross = CrossConnect()
     try:
-        cross.ParseFromString(base64.b85decode(text))
+        cross.ParseFromString(base64.b64decode(text, validate=True))
     except (ValueError, DecodeError):
         return None
     return cross if cross.id else None

@@ -1,0 +1,103 @@
+"""TLS between clients, the forwarder and a manager, and certificates that are replaced while it runs."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+import trustme
+from google.protobuf.empty_pb2 import Empty
+
+from fastnl.testing import eventually, ping
+from fastnl_engine.adapters.nsm.inodes import inode_of
+from fastnl_engine.adapters.nsm.pb import forwarder_pb2_grpc, networkservice_pb2_grpc
+from fastnl_engine.adapters.nsm.testing import Manager, addresses, kernel, request
+
+LONG = 30
+
+
+@pytest.fixture
+def ca():
+    return trustme.CA()
+
+
+def papers(ca, folder, name="localhost"):
+    folder.mkdir(exist_ok=True)
+    cert = ca.issue_cert(name)
+    cert.private_key_pem.write_to_path(folder / "key.pem")
+    cert.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+    ca.cert_pem.write_to_path(folder / "ca.pem")
+    return {f"NSM_TLS_{what.upper()}": f"{folder}/{what}.pem" for what in ("cert", "key", "ca")}
+
+
+def channel(target, ca, ours):
+    cert = ours.issue_cert("client")
+    credentials = grpc.ssl_channel_credentials(
+        ca.cert_pem.bytes(), cert.private_key_pem.bytes(), cert.cert_chain_pems[0].bytes()
+    )
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.ssl_target_name_override", "localhost")]
+    return grpc.secure_channel(target, credentials, options=options)
+
+
+def serves(channel):
+    with channel:
+        call = forwarder_pb2_grpc.MechanismsMonitorStub(channel).MonitorMechanisms(Empty(), timeout=LONG)
+        try:
+            return bool(next(iter(call)).local_mechanisms)
+        except grpc.RpcError:
+            return False
+        finally:
+            call.cancel()
+
+
+class SecureManager(Manager):
+    def __init__(self, address, ca):
+        super().__init__(address)
+        cert = ca.issue_cert("manager.example")
+        pair = (cert.private_key_pem.bytes(), cert.cert_chain_pems[0].bytes())
+        self._credentials = grpc.ssl_server_credentials([pair], ca.cert_pem.bytes(), require_client_auth=True)
+
+    def bind(self, server):
+        server.add_secure_port(self.address, self._credentials)
+
+
+def test_both_ways(make_forwarder, tmp_path, ca, blue, red):
+    with SecureManager(f"unix:{tmp_path}/m.sock", ca) as manager:
+        manager.endpoint = kernel("nse0", f"inode://4/{inode_of(f'name:{red}')}", generation=2)
+        manager.context = addresses("172.16.1.1/32", "172.16.1.2/32")
+        env = papers(ca, tmp_path / "papers") | {
+            "NSM_CONNECT_TO": f"unix://{tmp_path}/m.sock", "NSM_TLS_NAME": "manager.example",
+            "FORWARDER_REGISTRAR_SOCKET": f"{tmp_path}/m.sock",
+        }  # fmt: skip
+        forwarder = make_forwarder(env=env).start()
+        assert eventually(lambda: manager.endpoints and manager.registered, LONG)
+        with channel(forwarder.target, ca, ca) as face:
+            stub = networkservice_pb2_grpc.NetworkServiceStub(face)
+            asked = request("c1", kernel("nsm0", f"inode://4/{inode_of(f'name:{blue}')}", generation=2))
+            stub.Request(asked, timeout=LONG)
+            assert ping(blue, "172.16.1.2")
+    # neither without papers nor with somebody else's
+    assert not serves(grpc.insecure_channel(forwarder.target))
+    assert not serves(channel(forwarder.target, ca, trustme.CA()))
+
+
+def test_papers_that_are_replaced(make_forwarder, tmp_path, ca):
+    forwarder, other = make_forwarder(env=papers(ca, tmp_path / "papers")).start(), trustme.CA()
+    assert serves(channel(forwarder.target, ca, ca))
+    papers(other, tmp_path / "papers")
+    assert serves(channel(forwarder.target, other, other))
+    assert not serves(channel(forwarder.target, ca, ca))
+    (tmp_path / "papers" / "cert.pem").unlink()
+    assert serves(channel(forwarder.target, other, other))  # the ones before are used
+
+
+@pytest.mark.parametrize("wrong", ["missing", "incomplete"])
+def test_papers_that_cannot_be(make_forwarder, tmp_path, ca, wrong):
+    env = papers(ca, tmp_path / "papers")
+    if wrong == "missing":
+        (tmp_path / "papers" / "key.pem").unlink()
+    else:
+        del env["NSM_TLS_KEY"]
+    forwarder = make_forwarder(env=env)
+    forwarder.launch()
+    assert forwarder.wait() == 1
+    assert "NSM_TLS_KEY" in forwarder.log
