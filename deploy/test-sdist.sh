@@ -37,7 +37,7 @@ missing=$(grep -vxFf "$work/names" "$work/wanted" || true)
 built=$(grep -E '\.(so|pyc|c|html)$' "$work/names" | grep -v '^tests/\|^bench/' || true)
 [ -z "$built" ] || { echo "built things in the source distribution: $built"; exit 1; }
 "$python" -m zipfile -l "$wheel" >"$work/in-wheel"
-for part in 'fastnl/_nl\..*\.so' 'fastnl/_nl\.pyi' 'fastnl/_afpacket\..*\.so' 'fastnl/py\.typed' 'fastnl_engine/main\.py' 'fastnl_engine/cli/app\.py'; do
+for part in 'fastnl/_nl\..*\.so' 'fastnl/_nl\.pyi' 'fastnl/_afpacket\..*\.so' 'fastnl/py\.typed' 'fastnl_engine/main\.py' 'fastnl_engine/bench/quick\.py' 'fastnl_engine/cli/app\.py'; do
     grep -q "^$part" "$work/in-wheel" || { echo "not in the wheel: $part"; exit 1; }
 done
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs tests with the oldest release of every dependency that pyproject.toml allows, tests/oldest.txt.
 #
-#   tests/oldest.sh [pytest arguments]      (default: the unit tests and those of the engine)
+#   tests/oldest.sh [pytest arguments]      (default: the unit tests, those of the engine and of what extras are for)
 #
 # PYTHON   interpreter to begin with (default: python3)
 # VENV     where it is all installed, kept for the next time (default: .venv/oldest)
@@ -22,5 +22,5 @@ find "$work/src" -name '*.so' -delete
 "$venv/bin/pip" install -q --disable-pip-version-check --force-reinstall --no-deps "$work"
 
 cd "$root"
-[ $# -gt 0 ] || set -- tests/unit tests/engine
+[ $# -gt 0 ] || set -- tests/unit tests/engine tests/kv tests/ligato tests/nsm
 "$venv/bin/python" -m pytest "$@"

@@ -152,7 +152,7 @@ mount --bind /run/netns "$stage/run/netns"
 mount --make-slave "$stage/run/netns"
 
 ip netns add before
-(exec env -i "${environment[@]}" chroot "$stage" "$entrypoint" >"$work/engine.log" 2>&1) &
+(exec env -i "${environment[@]}" chroot "$stage" "$entrypoint" --nsm unix:/run/fastnl/nsm.sock >"$work/engine.log" 2>&1) &
 engine=$!
 trap 'kill $engine 2>/dev/null || true; wait $engine || true; cat "$work/engine.log"' EXIT
 for _ in $(seq 100); do
@@ -160,6 +160,14 @@ for _ in $(seq 100); do
     kill -0 $engine
     sleep 0.1
 done
+# what it may be told to do needs libraries that are no dependencies of its core
+inside python3 -c 'import aiodocker, fastnl_engine.kv.etcd, fastnl_engine.watch.docker'
+for _ in $(seq 100); do
+    grep -q 'forwarding for the mesh' "$work/engine.log" && break
+    sleep 0.1
+done
+[ -S "$stage/run/fastnl/nsm.sock" ]
+
 ip netns add after
 printf '%s\n' '{id: smoke, kind: veth, a: {netns: before, ifname: e0, addresses: [10.0.0.1/24]},' \
     'b: {netns: after, ifname: e0, addresses: [10.0.0.2/24]}}' | inside fastnl connect -

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
 import subprocess
 import tomllib
+from collections import UserDict
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -14,10 +16,11 @@ from pathlib import Path
 import pytest
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
+from tests.fixtures.helm import Failed, environment, problems, render
 
 import fastnl
 from fastnl_engine.cli.checks_host import NEEDED, WANTED
-from fastnl_engine.config import Config, Ligato, load
+from fastnl_engine.config import Config, Fleet, Ligato, load
 from fastnl_engine.main import main
 from fastnl_engine.metrics import Metrics
 
@@ -26,6 +29,7 @@ DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "helm" / "fastnl"
 UNIT = DEPLOY / "systemd" / "fastnl-engine.service"
 SETTINGS = [f.name for f in fields(Config)]
+TABLES = {"ligato": Ligato, "fleet": Fleet}
 
 pytestmark = pytest.mark.skipif(not DEPLOY.is_dir(), reason="deploy/ is not there, this is no source tree")
 
@@ -112,15 +116,22 @@ def test_the_sample_of_settings_is_read(monkeypatch):
 
 
 def test_the_sample_shows_every_setting_with_its_default(tmp_path):
-    text, _, table = (DEPLOY / "systemd" / "engine.toml").read_text().partition("# [ligato]\n")
-    shown, ligato = (dict(re.findall(r"^# (\w+) = (.*?)(?:[ ]+#.*)?$", t, re.MULTILINE)) for t in (text, table))
-    assert set(shown) - {"viewer"} == set(SETTINGS) - {"roles", "ligato"}
-    assert set(ligato) == {f.name for f in fields(Ligato)}
+    parts = re.split(r"^# \[(\w+)\]\n", (DEPLOY / "systemd" / "engine.toml").read_text(), flags=re.MULTILINE)
+    text, *rest = parts
+    tables = dict(zip(rest[::2], rest[1::2], strict=True))
+    shown, *others = (
+        dict(re.findall(r"^# (\w+) = (.*?)(?:[ ]+#.*)?$", t, re.MULTILINE)) for t in (text, *tables.values())
+    )
+    assert set(shown) - {"viewer"} == set(SETTINGS) - {"roles", *TABLES}
+    assert tables.keys() == TABLES.keys()
+    for kind, table in zip(TABLES.values(), others, strict=True):
+        assert set(table) == {f.name for f in fields(kind)}
     examples = ("http", "tcp", "tcp_events", "curve_secret")  # off unless given
     file = tmp_path / "engine.toml"
     file.write_text("\n".join(f"{k} = {v}" for k, v in shown.items() if k in SETTINGS and k not in examples))
     with file.open("a") as f:
-        f.write("\n[ligato]\n" + "\n".join(f"{k} = {v}" for k, v in ligato.items()))
+        for name, table in zip(tables, others, strict=True):
+            f.write(f"\n[{name}]\n" + "\n".join(f"{k} = {v}" for k, v in table.items()))
     assert load(str(file), {}, {}) == Config()
     file.write_text("\n".join(f"{k} = {v}" for k, v in shown.items() if k in examples))
     load(str(file), {}, {})
@@ -144,14 +155,15 @@ def test_the_guide_tells_of_every_setting_with_its_default():
         assert (f"`--{name.replace('_', '-')}`" in how) == (name in flags), name
 
 
-def test_the_guide_tells_of_every_setting_of_the_table_with_its_default():
-    text = (ROOT / "docs" / "operations.md").read_text()
-    table = text.partition("| of `[ligato]` |")[2].partition("\n\n")[0]
-    rows = re.findall(r"^\| (`.*?) \| (.*?) \|", table, re.MULTILINE)
+@pytest.mark.parametrize("table", TABLES)
+def test_the_guide_tells_of_every_setting_of_the_table_with_its_default(table):
+    text = (ROOT / "docs" / "operations.md").read_text().partition(f"| of `[{table}]` |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \|", text, re.MULTILINE)
     told = {name: default for names, default in rows for name in re.findall(r"`(\w+)`", names)}
-    assert set(told) == {f.name for f in fields(Ligato)}
+    kind = TABLES[table]
+    assert set(told) == {f.name for f in fields(kind)}
     for name, default in told.items():
-        value = getattr(Ligato(), name)
+        value = getattr(kind(), name)
         if isinstance(value, list):
             value = ",".join(value)
         wanted = str(value).lower() if isinstance(value, bool) else value
@@ -236,6 +248,12 @@ def test_the_recipe_copies_what_there_is():
             assert all((ROOT / source).exists() for source in rest.split()[:-1])
 
 
+def test_the_recipe_gets_what_it_copies():
+    allowed = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    copied = [rest.split()[:-1] for word, rest in steps() if word == "COPY" and not rest.startswith("--from")]
+    assert sorted(allowed) == sorted(source for sources in copied for source in sources)
+
+
 @pytest.mark.parametrize("script", ["test-sdist.sh", "container/test-rootfs.sh", "../tests/oldest.sh"])
 def test_scripts_can_be_read(script):
     path = DEPLOY / script
@@ -272,6 +290,14 @@ def values() -> dict:
     return yaml.safe_load((CHART / "values.yaml").read_text())
 
 
+def leaves(value: object, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, (*path, key))
+    else:
+        yield path
+
+
 def test_the_chart_is_of_this_version():
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["appVersion"] == fastnl.__version__
@@ -300,6 +326,8 @@ def test_templates_use_values_that_there_are_and_all_of_them():
             assert key in found, path
             found = found[key]
     assert {path[0] for path in used} == set(values())
+    for table in ("nsm", "ligato", "docker"):
+        assert {path for path in used if path[0] == table} == set(leaves(values()[table], (table,))), table
 
 
 def test_templates_include_what_is_defined():
@@ -324,3 +352,121 @@ def test_the_chart_sees_namespaces_that_come_later():
     text = (CHART / "templates" / "daemonset.yaml").read_text()
     assert re.search(r"mountPath: /run/netns\n\s+mountPropagation: HostToContainer", text)
     assert values()["updateStrategy"]["rollingUpdate"]["maxSurge"] == 0
+
+
+MESH = {
+    "enabled": True,
+    "legacy": {"registrar": "nsm.forwarder-registrar.io.sock"},
+    "modern": {"connectTo": "unix:///var/lib/networkservicemesh/nsm.io.sock"},
+}
+ETCD = {
+    "store": "etcd", "endpoints": ["https://etcd-0:2379", "https://etcd-1:2379"], "tls": {"secret": "etcd-client"},
+    "user": "fastnl", "passwordSecret": "etcd-password",
+}  # fmt: skip
+WAYS = {
+    "defaults": {},
+    "mesh": {"nsm": MESH},
+    "mesh without http": {"nsm": MESH, "http": {"enabled": False}},
+    "etcd": {"ligato": ETCD, "dnsPolicy": "ClusterFirstWithHostNet"},
+    "embedded": {"ligato": {"store": "embedded"}},
+    "docker": {"docker": {"socket": "/var/run/docker.sock"}},
+    "all": {
+        "nsm": MESH, "ligato": ETCD, "docker": {"socket": "/var/run/docker.sock"}, "serviceMonitor": {"enabled": True},
+        "imagePullSecrets": [{"name": "registry"}], "podLabels": {"team": "network"},
+        "extraVolumes": [{"name": "more", "hostPath": {"path": "/srv"}}],
+        "extraVolumeMounts": [{"name": "more", "mountPath": "/srv"}], "env": [{"name": "FASTNL_QUEUE", "value": "100"}],
+    },
+}  # fmt: skip
+NODE = {"status.hostIP": "127.0.0.1", "spec.nodeName": "node-1"}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_the_chart_makes_is_whole(way):
+    assert list(problems(render(CHART, WAYS[way]))) == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_engine_takes_the_charts_settings(way, tmp_path):
+    objects = render(CHART, WAYS[way])
+    [text] = [thing["data"]["engine.toml"] for thing in objects if thing["kind"] == "ConfigMap"]
+    (tmp_path / "engine.toml").write_text(text)
+    environ = environment(objects, NODE)
+    config = load(str(tmp_path / "engine.toml"), environ, {})
+    known = {f"FASTNL_{name.upper()}" for name in SETTINGS}
+    known |= {f"FASTNL_LIGATO_{field.name.upper()}" for field in fields(Ligato)}
+    assert {name for name in environ if name.startswith("FASTNL_")} <= known
+    assert config.http == ("" if "http" in WAYS[way] else "127.0.0.1:9464")
+    assert bool(config.nsm) == ("nsm" in WAYS[way])
+    assert bool(config.docker) == ("docker" in WAYS[way])
+    if WAYS[way].get("ligato") == ETCD:
+        assert config.ligato == Ligato(
+            store="etcd", endpoints=ETCD["endpoints"], label="node-1", user="fastnl",
+            ca="/etc/fastnl-etcd-tls/ca.crt", cert="/etc/fastnl-etcd-tls/tls.crt", key="/etc/fastnl-etcd-tls/tls.key",
+            password_file="/etc/fastnl-etcd-password/password",
+        )  # fmt: skip
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("grpc"), reason="grpcio is not installed")
+def test_the_forwarder_takes_the_charts_settings():
+    from fastnl_engine.adapters.nsm.settings import read
+
+    class Asked(UserDict):
+        def __getitem__(self, name):
+            asked.add(name)
+            return super().__getitem__(name)
+
+    asked: set[str] = set()
+    environ = environment(render(CHART, {"nsm": MESH}), NODE)
+    settings = read(environ["FASTNL_NSM"], Asked(environ))
+    ours = {name for name in environ if name.startswith(("NSM_", "FORWARDER_"))}
+    assert ours <= asked | {"NSM_BASEDIR"}
+    folder = "/var/lib/networkservicemesh"
+    assert settings.listen == f"unix:{folder}/nsm-vppagent.forwarder.sock"
+    assert settings.registrar == f"unix:{folder}/nsm.forwarder-registrar.io.sock"
+    assert settings.manager == f"unix:{folder}/nsm.io.sock"
+    assert (settings.name, settings.tunnel_ip, settings.probes) == ("forwarder-node-1", "127.0.0.1", "127.0.0.1:5555")
+    assert (settings.legacy.port, settings.modern.port, settings.lifetime) == (8472, 4789, 600)
+
+
+def pod(changes: dict) -> dict:
+    [found] = [thing for thing in render(CHART, changes) if thing["kind"] == "DaemonSet"]
+    return found["spec"]["template"]["spec"]
+
+
+def test_the_forwarder_sees_processes_and_the_managers_sockets():
+    assert not pod({})["hostPID"]
+    spec = pod({"nsm": MESH})
+    assert spec["hostPID"] and spec["hostNetwork"]
+    [container] = spec["containers"]
+    folder = "/var/lib/networkservicemesh"
+    assert {"name": "mesh", "mountPath": folder} in container["volumeMounts"]
+    assert {"name": "mesh", "hostPath": {"path": folder, "type": "DirectoryOrCreate"}} in spec["volumes"]
+    # the mesh gets no forwarder that does not serve it, and what hangs is the engine
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readiness", "port": 5555}
+    assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
+
+
+def test_a_client_certificate_and_the_node_are_what_the_values_say():
+    tls = {"secret": "ca", "clientCertificate": False}
+    environ = environment(render(CHART, {"ligato": {"store": "etcd", "tls": tls, "label": "blue"}}), NODE)
+    assert environ["FASTNL_LIGATO_CA"] and environ["FASTNL_LIGATO_LABEL"] == "blue"
+    assert "FASTNL_LIGATO_CERT" not in environ and "FASTNL_LIGATO_KEY" not in environ
+    with pytest.raises(Failed, match="needs http"):
+        render(CHART, {"http": {"enabled": False}, "serviceMonitor": {"enabled": True}})
+
+
+@pytest.mark.skipif(not shutil.which("helm"), reason="helm is not installed")
+@pytest.mark.parametrize("way", WAYS)
+def test_helm_makes_the_same_of_it(way, tmp_path):
+    changes = tmp_path / "values.yaml"
+    changes.write_text(yaml.safe_dump(WAYS[way]))
+    given = [str(CHART), "--values", str(changes), "--kube-version", "1.30.0"]
+    done = subprocess.run(["helm", "template", "test", *given], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+    def sort(things: list[dict]) -> list[str]:
+        return sorted(json.dumps(thing, sort_keys=True) for thing in things)
+
+    # the checksum is of the text, and differs where Helm writes the same words otherwise
+    assert sort(filter(None, yaml.safe_load_all(done.stdout))) == sort(render(CHART, WAYS[way]))
+    subprocess.run(["helm", "lint", "--quiet", *given], check=True)
