@@ -582,13 +582,14 @@ def test_a_route_that_is_there_already_is_refused(client, rooms):
     assert ip_json("blue", "route", "show", "10.9.0.0/16")[0]["dev"] == "lo"
 
 
-def test_an_ipv6_address_where_ipv6_is_switched_off_is_refused(client, rooms):
+def test_an_ipv6_address_of_an_interface_of_others_that_has_ipv6_switched_off_is_refused(client, rooms):
     for which in ("all", "default"):
         switch = f"echo 1 > /proc/sys/net/ipv6/conf/{which}/disable_ipv6"
         subprocess.run(nsenter("blue", "sh", "-c", switch), check=True)
-    job = bad(a__addresses=["10.3.0.1/24", "fd00::1/64"])
+    job = {"id": "bad", "kind": "loopback", "a": end("blue", "lo", "10.3.0.1/24", "fd00::1/64")}
     error = fails_alone(client, job, "kernel", "a.addresses[1]", number=errno.EACCES)
-    assert (error["phase"], "IPv6" in error["message"]) == ("address", True)
+    assert (error["phase"], "its owner's to switch on" in error["message"]) == ("address", True)
+    assert "10.3.0.1" not in str(ip_json("blue", "addr", "show", "lo"))
 
 
 def test_a_tunnel_from_an_address_that_the_underlay_lacks_is_made_or_refused_wholly(client, rooms):

@@ -48,7 +48,8 @@ def jobs(blue: str, red: str) -> list[dict[str, Any]]:
         end(
             blue, "e1", "10.0.1.1/24", "fd00::1/64", mac="02:00:00:00:00:01", mtu=1400,
             routes=[{"to": "10.77.0.0/16", "via": "10.0.1.2", "metric": 7}],
-            neighbours=[{"ip": "10.0.1.2", "mac": "02:00:00:00:00:02"}],
+            neighbours=[{"ip": "10.0.1.2", "mac": "02:00:00:00:00:02"}], route_localnet=True, ping_group_range=[1, 9],
+            rules=[{"table": 7, "from": "10.7.0.0/16", "dport": [1, 9], "sport": 5, "ipproto": 6, "fwmark": 1}],
         ),
         end(red, "e1", "10.0.1.2/24", mac="02:00:00:00:00:02"),
         labels={"app": "é ✓", "empty": ""},
