@@ -90,6 +90,7 @@ class Engine:
         self._chores = 0
         self._on_resumed: Callable[[], None] = lambda: None
         self._soon: deque[Callable[[], None]] = deque()  # from other threads
+        self._called = False
         self.listeners: list[EventSink] = []
         self._postponed: deque[tuple[float, Job, Record | None]] = deque()  # due when, and what it is about
 
@@ -180,7 +181,8 @@ class Engine:
     def soon(self, do: Callable[[], None]) -> None:
         """Has something done on this thread, at its next turn; for other threads."""
         self._soon.append(do)
-        if len(self._soon) == 1:  # else it was woken for the first of a row
+        if not self._called:  # else it was woken for one before, and has not looked yet
+            self._called = True
             self.pipeline.wake()
 
     def turn(self) -> None:
@@ -189,6 +191,7 @@ class Engine:
             self._finish(cycle)
         if self._arriving or self._resume is not None:
             self._settle_in()
+        self._called = False  # first: what comes while it looks has to wake it again
         while self._soon:
             self._soon.popleft()()
         while self._found:
