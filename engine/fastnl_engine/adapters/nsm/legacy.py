@@ -165,7 +165,7 @@ async def keep_registered(settings: Settings) -> None:
             except asyncio.CancelledError:
                 with contextlib.suppress(grpc.aio.AioRpcError):
                     await stub.ForwarderUnRegistrationStub(channel).RequestForwarderUnRegistration(
-                        forwarderregistrar_pb2.ForwarderUnRegistrationRequest(forwarder_name=settings.name), timeout=1
+                        forwarderregistrar_pb2.ForwarderUnRegistrationRequest(forwarder_name=settings.name), timeout=2
                     )
                 raise
         await asyncio.sleep(AGAIN)

@@ -481,7 +481,7 @@ async def keep_registered(settings: Settings) -> None:
                         await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
         finally:
             with contextlib.suppress(grpc.aio.AioRpcError):
-                await stub.Unregister(endpoint, timeout=1)
+                await stub.Unregister(endpoint, timeout=2)
 
 
 def _in(seconds: float) -> Timestamp:
