@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import machine, workloads
 from fastnl.testing import ip_json, isolate
+from fastnl_engine.bench import machine, workloads
 from fastnl_engine.testing import EngineProcess
 
 TOGETHER = 500  # connections of one request

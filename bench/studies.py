@@ -7,7 +7,8 @@
     threads     how many namespaces are swept at a time                                     sweep.THREADS
     datagrams   how many messages go into one datagram                                      Tour
 
-Variants take turns within every round.  Ratios are medians of the rounds' own ratios to the first variant.
+Variants take turns within every round.  Ratios are medians of the rounds' own to the first
+variant.
 """
 
 from __future__ import annotations
@@ -16,32 +17,30 @@ import argparse
 import contextlib
 import functools
 import resource
-import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
 from rich.console import Console
-from rich.table import Table
 
-from bench import machine, workloads
-from bench.contenders import Cost, Library, settle
-from bench.summary import STEPS
+from bench.experiments import Variant, addresses_left
+from bench.tables import sheet
 from fastnl import birth, sweep
 from fastnl._nl import Tour
 from fastnl.testing import isolate
+from fastnl_engine.bench import machine, workloads
+from fastnl_engine.bench.contenders import Library
+from fastnl_engine.bench.results import Results
+from fastnl_engine.bench.rounds import measure
 
-Variant = Callable[[], contextlib.AbstractContextManager[Any]]
-
-
-def addresses() -> dict[str, Variant]:
-    return {
-        "removed first": contextlib.nullcontext,
-        "left to the sweep": lambda: mock.patch.object(sweep, "_drop_addresses", lambda *_: None),
-    }
+Patch = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
-def ipv6() -> dict[str, Variant]:
+def addresses() -> dict[str, Patch]:
+    return {"removed first": contextlib.nullcontext, "left to the sweep": addresses_left}
+
+
+def ipv6() -> dict[str, Patch]:
     """By the number of ends in a namespace from which on the files are written."""
     return {
         name: functools.partial(mock.patch.object, birth, "CROWD", n)
@@ -49,14 +48,11 @@ def ipv6() -> dict[str, Variant]:
     }
 
 
-def threads() -> dict[str, Variant]:
-    return {
-        str(n): functools.partial(mock.patch.object, sweep, "THREADS", n)
-        for n in (32, 1, 8, 16, 64)
-    }  # fmt: skip
+def threads() -> dict[str, Patch]:
+    return {str(n): functools.partial(mock.patch.object, sweep, "THREADS", n) for n in (32, 1, 8, 16, 64)}
 
 
-def datagrams() -> dict[str, Variant]:
+def datagrams() -> dict[str, Patch]:
     return {
         str(n): functools.partial(mock.patch.object, birth, "Tour", functools.partial(Tour, datagram_messages=n))
         for n in (128, 32, 64, 256)
@@ -64,7 +60,7 @@ def datagrams() -> dict[str, Variant]:
 
 
 # what is varied, in which shapes, and how many pairs a call
-STUDIES: dict[str, tuple[Callable[[], dict[str, Variant]], tuple[str, ...], int]] = {
+STUDIES: dict[str, tuple[Callable[[], dict[str, Patch]], tuple[str, ...], int]] = {
     "addresses": (addresses, ("star", "dense"), 256),
     "ipv6": (ipv6, ("star", "dense"), 256),
     "threads": (threads, ("spread", "mesh"), 64),
@@ -81,48 +77,19 @@ def main() -> None:
     isolate()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    variants, shapes, together = STUDIES[options.study]
-    counts = options.pairs or ([300, 1000, 3000] if together == 256 else [256])
-    console = Console(width=max(100, Console().width))
+    patches, shapes, together = STUDIES[options.study]
+    results = Results("", machine.facts())
     others = machine.Others()
     for shape in shapes:
-        for count in counts:
-            rounds = list(_rounds(shape, count, together, variants(), options.rounds))
-            console.print(_table(f"{options.study}: {shape}, {count} pairs, {together} a call", rounds))
+        for count in options.pairs or ([300, 1000, 3000] if together == 256 else [256]):
+            made = workloads.pairs(shape, count)
+            workloads.make_namespaces(made)
+            variants = [Variant(name, Library(made, together), patch) for name, patch in patches().items()]
+            about = {"shape": shape, "pairs": count, "a call": together}
+            measure(results, options.study, about, variants, rounds=options.rounds)
+    console = Console(width=max(120, Console().width))
+    console.print(sheet(results, options.study).for_terminal())
     console.print(others.read(), highlight=False)
-
-
-def _rounds(
-    shape: str, count: int, together: int, variants: dict[str, Variant], rounds: int
-) -> Iterator[dict[str, Cost]]:
-    connections = workloads.pairs(shape, count)
-    workloads.make_namespaces(connections)
-    names = list(variants)
-    for n in range(rounds):
-        turn = n % len(names)
-        costs = {}
-        for name in names[turn:] + names[:turn]:
-            settle()
-            with variants[name]():
-                costs[name] = Library(connections, together).round()
-        yield costs
-
-
-def _table(title: str, rounds: Sequence[dict[str, Cost]]) -> Table:
-    table = Table(title=f"{title}; {len(rounds)} rounds", min_width=96)
-    table.add_column("")
-    for step in STEPS:
-        table.add_column(f"{step}, us a pair", justify="right")
-        table.add_column("ratio (range)", justify="right")
-    first = next(iter(rounds[0]))
-    for name in rounds[0]:
-        cells = []
-        for step in STEPS:
-            cost = statistics.median(float(getattr(r[name], step)) for r in rounds)
-            ratios = sorted(getattr(r[name], step) / getattr(r[first], step) for r in rounds)
-            cells += [f"{cost * 1e6:,.0f}", f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}..{ratios[-1]:.2f})"]
-        table.add_row(name, *cells)
-    return table
 
 
 if __name__ == "__main__":

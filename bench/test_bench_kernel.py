@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import pytest
 
-from bench import workloads
-from bench.contenders import settle, wired
 from fastnl import Host
+from fastnl_engine.bench import workloads
+from fastnl_engine.bench.contenders import settle, wired
 
 pytestmark = pytest.mark.usefixtures("private")
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import pytest
 
-from bench import messages, workloads
+from bench import messages
 from fastnl import Address, End, Host, Neighbour, Route, Veth, Vxlan
 from fastnl._nl import Tour
+from fastnl_engine.bench import workloads
 
 COUNT = 64
 

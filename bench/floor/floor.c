@@ -35,7 +35,7 @@
 
 #define MAGIC 0x31524c46 /* "FLR1" */
 #define FILES "/proc/sys/net/ipv6/conf"
-#define MAX_THREADS 64
+#define MAX_THREADS 1024
 
 struct chunk {
 	char *p;
@@ -270,10 +270,10 @@ static void write_files(const struct stop *s)
 	close(folder);
 }
 
-/* Reads answers until the last message's; errors of earlier ones come before it. */
+/* Reads answers until the last message's; errors of earlier ones come before it, and so do rows that were asked for. */
 static void await_ack(int sock, uint32_t last)
 {
-	char room[8192];
+	char room[32768];
 
 	for (;;) {
 		ssize_t n = recv(sock, room, sizeof(room), MSG_DONTWAIT);
@@ -284,8 +284,12 @@ static void await_ack(int sock, uint32_t last)
 		for (; NLMSG_OK(h, n); h = NLMSG_NEXT(h, n)) {
 			const struct nlmsgerr *e = NLMSG_DATA(h);
 
-			if (h->nlmsg_type != NLMSG_ERROR || h->nlmsg_len < NLMSG_LENGTH(sizeof(*e)))
-				die("an answer of type %u", h->nlmsg_type);
+			if (h->nlmsg_type == NLMSG_DONE && h->nlmsg_seq == last)
+				return;
+			if (h->nlmsg_type != NLMSG_ERROR)
+				continue;
+			if (h->nlmsg_len < NLMSG_LENGTH(sizeof(*e)))
+				die("half an acknowledgement");
 			if (e->error)
 				die("message %u of type %u: %s", h->nlmsg_seq, e->msg.nlmsg_type, strerror(-e->error));
 			if (h->nlmsg_seq == last)

@@ -301,7 +301,7 @@ def test_status(kept: Kept) -> None:
     for pattern in (
         r"KEY +STATE +LAST OPERATION +WHY",
         r"linux/config/v1/interface/veth1 +CONFIGURED +CREATE",
-        r"linux/config/v1/interface/veth10 +- +- +no engine has looked at it",
+        r"linux/config/v1/interface/veth10 +- +- +no engine says anything of it; is one running\?",
         r"linux/config/v1/route/r1 +INVALID +- +gw_addr: no address",
         r"config/linux/interfaces/v2/interface/web +PENDING +VALIDATE +veth-peer-exists: 'x' is not configured",
     ):

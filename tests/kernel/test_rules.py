@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import time
 from dataclasses import replace
 
 import pytest
@@ -278,6 +279,24 @@ def test_a_thousand_rules_leave_no_descriptor(host, rooms):
     assert len(rules("blue")) == 1000
     host.disconnect([wired])
     assert rules("blue") == [] and Census.take().fds == before.fds
+
+
+def test_what_many_rules_and_routes_cost_grows_as_they_do(host, rooms):
+    """A change is no more work than to make them; it was a hundred times that when each was looked for in a row."""
+
+    def many(*, udp):
+        places = [(n, f"10.{n // 256}.{n % 256}.0/24") for n in range(1, 3001)]
+        rules = [Rule(table=n, source=source, ipproto=17 if udp and n == 1 else 0) for n, source in places]
+        return pair(*rules, routes=[Route("0.0.0.0/0", table=n) for n, _ in places])
+
+    began = time.process_time()
+    wired = one(host, many(udp=False))
+    made = time.process_time()
+    [result] = host.update([(wired, many(udp=True))])
+    changed = time.process_time()
+    assert result.error is None and len(rules("blue")) == 3000
+    assert changed - made < 5 * (made - began)
+    host.disconnect([result.wired])  # as the kernel is slow to take a namespace down with them
 
 
 def test_the_kernel_takes_no_rule_of_a_family_that_it_does_not_know():

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fastnl_engine.cli import ctl, doctor, graph, jobs, keys, queries, top, transfer
+from fastnl_engine.cli import bench, ctl, doctor, fleet, graph, jobs, keys, queries, top, transfer
 from fastnl_engine.cli.options import everything
 
 INTERRUPTED = 130  # as a shell reports a command that SIGINT ended
@@ -41,4 +41,6 @@ def main() -> None:
 
 for _command in (*jobs.commands, *queries.commands, *transfer.commands, top.top, graph.graph, doctor.doctor, keys.keys):
     main.add_command(_command)
+main.add_command(bench.bench)
 main.add_command(ctl.ctl)
+main.add_command(fleet.fleet)

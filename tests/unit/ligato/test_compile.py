@@ -498,7 +498,12 @@ def test_ids_are_one_to_one(names: tuple[str, str]) -> None:
         ),
         ({"state": "removing"}, "PENDING", ""),
         ({"state": "failed", "error": {"code": "kernel", "message": "no memory"}}, "RETRYING", "no memory"),
-        ({"state": "failed", "error": {"code": "invalid", "message": "no", "field": "a.mtu"}}, "INVALID", "no"),
+        ({"state": "failed", "error": {"code": "invalid", "message": "no", "field": "b.mtu"}}, "INVALID", "no"),
+        (
+            {"state": "failed", "error": {"code": "invalid", "message": "no", "field": "a.mtu"}},
+            "PENDING",
+            "veth-peer-exists: no",
+        ),
         ({"state": "failed"}, "RETRYING", "failed"),
     ],
 )

@@ -10,45 +10,50 @@ does: both make it faster than it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from bench.contenders import Clock, Cost, settle
-from fastnl import End, Veth
+from fastnl import Connection, End, Veth, Vxlan
 from fastnl._nl import LinkRow, Tour, Visit
 from fastnl.netns import Handles
+from fastnl_engine.bench.contenders import Clock, Step, Time
 
 MTU = 16000
 
 
 class SeedSequence:
-    """Create-and-move, for the first `count` of the connections: a pair costs it a tenth of a second."""
+    """Create-and-move; a pair costs it a tenth of a second."""
 
     name = "seed's sequence"
+    form = "moved"
 
-    def __init__(self, connections: Sequence[Veth], count: int = 8) -> None:
-        self.connections = connections[:count]
+    def __init__(self, connections: Sequence[Connection]) -> None:
+        self.count = len(connections)
+        self._connections = connections
 
-    def round(self) -> Cost:
-        count = len(self.connections)
-        clock = Clock(count)
-        for n, c in enumerate(self.connections):
-            _connect(c, n)
-        create, create_cpu = clock.read()
-        settle()
-        clock = Clock(count)
-        for c in self.connections:
-            _disconnect(c)
-        return Cost(create, clock.read()[0], create_cpu)
+    def step(self, step: Step) -> Time:
+        clock = Clock(self.count)
+        for n, c in enumerate(self._connections):
+            if step == "create":
+                _connect(c, n)
+            elif step == "delete":
+                _disconnect(c)
+            else:
+                raise ValueError(f"the seed's sequence has no {step}")
+        return clock.read()
 
 
-def _connect(c: Veth, n: int) -> None:
-    names = [f"nsm{n}a", f"nsm{n}b"]
-    pair = Veth(End("", names[0], txqlen=0), End("", names[1], txqlen=0), mtu=MTU)
+def _connect(c: Connection, n: int) -> None:
+    names = [f"nsm{n}{side}" for side in "ab"]
     with Handles() as handles:
         here = handles.open("")
-        _do(here, Visit.veth, pair, here, 0, here, 0)
+        if isinstance(c, Vxlan):
+            _do(here, Visit.vxlan, replace(c, a=End("", names[0])), here, 0)
+        else:
+            pair = Veth(End("", names[0], txqlen=0), End("", names[1], txqlen=0), mtu=MTU)
+            _do(here, Visit.veth, pair, here, 0, here, 0)
         _look_up(here, names[0])
-    for end, name in zip(c.ends, names, strict=True):
+    for end, name in zip(c.ends, names, strict=False):
         with Handles() as handles:
             here, there = handles.open(""), handles.open(end.netns)
             _do(here, Visit.move, _look_up(here, name), there)
@@ -59,7 +64,7 @@ def _connect(c: Veth, n: int) -> None:
             _do(there, Visit.change, index, up=True)
 
 
-def _disconnect(c: Veth) -> None:
+def _disconnect(c: Connection) -> None:
     for end in c.ends:
         with Handles() as handles:
             here, there = handles.open(""), handles.open(end.netns)

@@ -20,6 +20,9 @@ def facts() -> Facts:
         "preemption": _first(r"PREEMPT\w*", platform.version()) or "none",
         "hz": _hz(),
         "rcu_normal": _read("/sys/kernel/rcu_normal"),
+        "rcu_expedited": _read("/sys/kernel/rcu_expedited"),
+        "rcu on the command line": " ".join(re.findall(r"\S*(?:rcu|nohz)\S*", _read("/proc/cmdline"))) or "nothing",
+        "mitigations": _mitigations(),
         "cpu": _first(r"model name\s*: (.*)", _read("/proc/cpuinfo")) or platform.machine(),
         "cpus": os.cpu_count() or 0,
         "memory GiB": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -55,6 +58,16 @@ def _processors() -> tuple[float, float]:
     user, nice, system, _, _, irq, softirq, stolen = map(int, _read("/proc/stat").split("\n")[0].split()[1:9])
     tick = os.sysconf("SC_CLK_TCK")
     return (user + nice + system + irq + softirq) / tick, stolen / tick
+
+
+def _mitigations() -> str:
+    """Weaknesses of the processor that the kernel works around, which every system call pays for."""
+    folder = Path("/sys/devices/system/cpu/vulnerabilities")
+    try:
+        found = {entry.name: _read(str(entry)) for entry in sorted(folder.iterdir())}
+    except OSError:
+        return "unknown"
+    return ", ".join(name for name, state in found.items() if state.startswith("Mitigation")) or "none"
 
 
 def _hz() -> str:
