@@ -190,6 +190,10 @@ def test_a_pair_follows_a_container_through_start_stop_and_restart(
     docker.post("web", "restart?t=0")
     pid = docker.pid("web")
     assert eventually(lambda: "vb" in in_container(pid, "link") and ping("n0", "10.0.0.2"), PATIENCE)
+    # to a container that is not there: the pair does not stay with the one that is
+    agent.put(I3 + "vb", veth3("vb", "va", "", "10.0.0.2/24", namespace={"type": "MICROSERVICE", "reference": "db"}))
+    assert goes("n0", "va") and "vb" not in in_container(pid, "link")
+    agent.expect(I3 + "vb", "PENDING", "microservice-available")
 
 
 def test_a_restart_of_the_engine_touches_no_pair_of_a_container_and_docker_may_be_away(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from tests.ligato.conftest import Agent, addresses, comes, goes, links, veth1, veth3
@@ -161,6 +162,7 @@ def test_a_pair_that_is_to_go_where_it_cannot_be_does_not_stay_where_it_was(
         assert comes("n2", "vb") and ping("n0", "10.0.0.2")
     else:
         assert agent.status(I1 + "vb")["last_operation"] == "VALIDATE"
+        agent.expect(I1 + "va", "PENDING", "veth-peer-exists")
         put_pair(agent)
         assert is_up()
     agent.expect(I1 + "va", "CONFIGURED")

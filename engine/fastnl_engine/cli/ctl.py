@@ -341,7 +341,7 @@ def statuses(entries: Mapping[str, Entry], label: str) -> list[dict[str, Any]]:
 
 def _words(row: Mapping[str, Any]) -> tuple[str, str, str]:
     if row["state"] is None:
-        return "-", "-", "no engine has looked at it"
+        return "-", "-", "no engine says anything of it; is one running?"
     why = [row["error"], *row["details"]]
     return row["state"], row["last_operation"] or "-", "; ".join(str(word) for word in why if word)
 

@@ -152,6 +152,8 @@ def _of_record(verdict: Verdict, record: Mapping[str, Any]) -> tuple[ValueState,
         # a route of an interface that fails for another reason only waits for it
         return ValueState.PENDING, "", [f"outgoing-interface-is-up: {message}"]
     code = error.get("code")
+    if code in INVALID and whole and field.partition(".")[0] in {"a", "b"} - {verdict.path}:
+        return ValueState.PENDING, "", [f"veth-peer-exists: {message}"]
     if code in INVALID:
         return ValueState.INVALID, message, []
     return (ValueState.FAILED if code == "conflict" else ValueState.RETRYING), message, []
