@@ -336,6 +336,31 @@ def test_of_two_clients_that_want_one_id_at_the_same_time_one_wins(make_fleet):
     print(f"won: {wins}")
 
 
+def test_many_that_fight_over_one_id_all_have_an_answer_long_before_their_patience_ends(make_fleet):
+    """One that ends while somebody waits for it, and is made anew, is not waited for any more."""
+    fleet = make_fleet("one", "two")
+    until = time.monotonic() + 10
+    unanswered: list[str] = []
+
+    def fight(machine, number):
+        client = machine.engine.client(PATIENCE)
+        here, there = ("one", "two") if number % 2 else ("two", "one")
+        while time.monotonic() < until:
+            [made] = client.connect([{**far(number, here, there), "id": "c"}])
+            [gone] = client.disconnect(["c"])
+            unanswered.extend(str(r) for r in (made, gone) if "did not answer" in str(r) or "at work" in str(r))
+
+    machines = list(fleet.machines.values())
+    threads = [threading.Thread(target=fight, args=(machines[i % 2], i + 1)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not unanswered
+    machines[0].client().disconnect(["c"])
+    assert eventually(lambda: not fleet.of_connections(), PATIENCE), fleet.stored()
+
+
 # -- the store's own misfortunes ---------------------------------------------------------------------
 
 

@@ -44,7 +44,8 @@ def test_a_number_is_kept_for_life_and_given_back(make_fleet):
         fleet.add(name, vni_first="100", vni_last="101").make("blue", "red")
     fleet.start()
     client = fleet["three"].client()
-    results = client.connect([far(1), far(2, "two", "three"), far(3, "one", "three")])
+    # which of three in one request goes without, nobody promises
+    results = [*client.connect([far(1), far(2, "two", "three")]), *client.connect([far(3, "one", "three")])]
     assert [r["ok"] for r in results] == [True, True, False], results
     error = results[2]["error"]
     assert error["code"] == "vni_in_use" and "100" in error["message"] and "101" in error["message"], error

@@ -44,7 +44,8 @@ def state_of(agreed: Agreed, outcomes: Outcomes, alive: Container[str]) -> tuple
 def error_of(agreed: Agreed, end: str, outcome: Outcome) -> dict[str, Any]:
     """Of an end that is not up, with its field as the connection has it, and its host."""
     host = agreed.ends[end]
-    error = dict(outcome.error or {"code": "netns_not_found", "message": outcome.reason})
+    error = {"code": "internal", "message": ""}  # of one that somebody else has written
+    error |= outcome.error or {"code": "netns_not_found", "message": outcome.reason}
     if outcome.error is None:  # it waits: the reason begins with the path of what it waits for
         error["field"] = outcome.reason.partition(":")[0]
     error["message"] = f"on host {host}: {error['message']}"

@@ -11,6 +11,7 @@ import asyncio
 import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -25,6 +26,7 @@ from fastnl_engine.fleet.records import Agreed, Half, decode, encode
 from fastnl_engine.fleet.reports import read
 from fastnl_engine.fleet.vnis import CROWDED, NoneLeft, Vnis
 from fastnl_engine.fleet.waits import Wait, Waits
+from fastnl_engine.kv import base
 from fastnl_engine.kv.base import KV, OPS, Compare, KVError, Op, OutcomeUnknown, Put
 
 TOGETHER = 24  # jobs that are looked at together and, as far as they fit, share transactions
@@ -90,6 +92,10 @@ class Desk:
     def _refuse(self, job: Job, code: str, message: str, **more: Any) -> None:
         self._done(job, {"ok": False, "error": {"code": code, "message": message, **more}})
 
+    def _unavailable(self, job: Job, why: str) -> None:
+        done = "whether it was done is not known, ask again" if job.unknown else "nothing was done"
+        self._refuse(job, "unavailable", f"{why}; {done}")
+
     # -- agreeing --------------------------------------------------------------------------------------
 
     async def _group(self, jobs: list[Job], tasks: asyncio.TaskGroup) -> None:
@@ -104,8 +110,7 @@ class Desk:
         share = True
         while jobs:
             for job in [j for j in jobs if loop.time() > j.deadline or j.attempts > ATTEMPTS]:
-                done = "whether it was done is not known, ask again" if job.unknown else "nothing was done"
-                self._refuse(job, "unavailable", f"{self._trouble()}; {done}")
+                self._unavailable(job, self._trouble())
                 jobs.remove(job)
             try:
                 steps = await self._decide(jobs)
@@ -120,6 +125,9 @@ class Desk:
                         continue
                 except KVError as e:
                     log.debug("not agreed on", reason=str(e))
+                    if isinstance(e, base.Refused) and len(part) == 1:  # it would say that of it for ever
+                        self._unavailable(part[0][0], str(e))
+                        continue
                     for job, _ in part:
                         job.unknown |= isinstance(e, OutcomeUnknown)
                 # what was done in spite of an error is seen by its token
@@ -129,10 +137,10 @@ class Desk:
                 await asyncio.sleep(AGAIN)
 
     def _trouble(self) -> str:
-        return f"etcd: {self._membership.trouble or 'was busy with others'}"
+        return self._membership.trouble or "etcd was busy with others"
 
     async def _decide(self, jobs: Sequence[Job]) -> list[tuple[Job, Step]]:
-        """What to do for each job; those that cannot be are answered."""
+        """What to do for each job; those that cannot be are answered.  Raises KVError: nothing can be decided now."""
         found = await self.look([job.id for job in jobs])
         named = {end.host for job in jobs if job.spec for end in (job.spec.a, job.spec.b) if end and end.host}
         if strange := [host for host in named if host not in self.view.hosts or host not in self.view.alive][
@@ -142,6 +150,9 @@ class Desk:
             await self._membership.catch_up(strange)
         if any(job.guesses >= CROWDED for job in jobs):
             await self._vnis.look()
+        if not self._membership.ready.is_set():
+            # its lease ran out meanwhile: it would take itself for a host that is away
+            raise base.Unavailable("this host is not registered in the fleet just now")
         steps = []
         for job in jobs:
             job.attempts += 1
@@ -324,7 +335,8 @@ class Desk:
                     return True  # it is another one by now
                 if attempt >= CROWDED:
                     await self._vnis.look()
-                step = plan.other_vni(self.view, id_, agreed.token, agreed, revision, leftovers)
+                view = replace(self.view, home=half.home)  # whoever waits for it still wants to hear
+                step = plan.other_vni(view, id_, agreed.token, agreed, revision, leftovers)
                 if (await self._kv.txn(step.compares, step.ops)).succeeded:
                     log.warning("number in use by something else", id=id_, vni=half.vni, now=step.vni)
                     return True

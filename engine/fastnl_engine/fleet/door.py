@@ -11,7 +11,7 @@ import fastnl
 from fastnl_engine import wire
 from fastnl_engine.engine import Engine
 from fastnl_engine.fleet.desk import new_token
-from fastnl_engine.fleet.local import PREFIX
+from fastnl_engine.fleet.local import OURS, PREFIX, fits
 from fastnl_engine.fleet.plan import Job as FleetJob
 from fastnl_engine.kv.base import KVError
 from fastnl_engine.looplane import Answer, LoopLane, Question
@@ -53,11 +53,16 @@ class Door(LoopLane):
     def route(self, job: Job) -> Job:
         """The job as the engine shall have it, so that what is the fleet's comes here.
 
-        Raises Conflict for a connection of this host alone with the id of one that the fleet has here.
+        Raises Conflict for a connection of this host alone with the id of one that the fleet has here, InvalidValue
+        for one that would change what the fleet has here while the fleet still takes it for what it was.
         """
         named = job.id
+        if job.op == "connect" and named.startswith(PREFIX):
+            raise fastnl.InvalidValue("id", OURS)
         if job.op == "connect" and PREFIX + named in self._engine.records:
             raise fastnl.Conflict(f"id: {named!r} is a connection of the fleet, {PREFIX}{named} here", field="id")
+        if job.op in ("disconnect", "move") and not fits(named.removeprefix(PREFIX)):
+            return job  # the fleet has none of that id, and etcd need not be asked with it
         if job.op in ("disconnect", "move") and named.startswith(PREFIX):
             # its half, as `list` shows it, stands for the whole
             passing = Job("pass", named.removeprefix(PREFIX), move=job.move, client=job.client)
@@ -134,7 +139,7 @@ class Door(LoopLane):
         try:
             await asyncio.wait_for(members.known.wait(), self._patience)
         except TimeoutError:
-            problem = f"nothing is known of the fleet yet; etcd: {members.trouble or 'does not answer'}"
+            problem = f"nothing is known of the fleet yet; {members.trouble or 'etcd does not answer'}"
             raise wire.ProtocolError("unavailable", problem) from None
         match request.action:
             case "hosts":
@@ -149,6 +154,7 @@ class Door(LoopLane):
     def prepare_list(self, request: wire.List, missing: Sequence[str], here: Callable[[], Answer]) -> Question:
         """Connections by their ids, of which the engine itself has some.  Of the others, while etcd is away, what is
         here of them is told."""
+        missing = [id_ for id_ in missing if fits(id_)]
         halves = {id_: self._engine.records[PREFIX + id_] for id_ in missing if PREFIX + id_ in self._engine.records}
 
         async def ask() -> Answer:

@@ -14,6 +14,7 @@ from fastnl_engine.model import Connection, EndSpec, values_of
 
 PREFIX = "fleet/"  # of the ids of halves in the engine
 MAX_ID = 200 - len(PREFIX)  # bytes
+OURS = f"begins with {PREFIX!r}, which is for what each host has of a connection between hosts"  # of such an id
 OVERHEAD = {4: 50, 6: 70}  # bytes of outer Ethernet, IP, UDP and VXLAN headers
 
 
@@ -85,6 +86,11 @@ def told_of(half: Half, error: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def fits(id_: str) -> bool:
+    """Whether a connection between hosts may have an id of this length."""
+    return len(id_.encode("utf-8", "surrogatepass")) <= MAX_ID
+
+
 def check(spec: Connection, hosts: Mapping[str, Host]) -> None:
     """Raises InvalidValue, with the field, for a connection that no two hosts can have.
 
@@ -103,10 +109,10 @@ def check(spec: Connection, hosts: Mapping[str, Host]) -> None:
             raise InvalidValue(f"{name}.host", f"{end.host[:60]!r} is no name of a host")
     if not spec.id:
         raise InvalidValue("id", "is empty")
-    if len(spec.id.encode("utf-8", "surrogatepass")) > MAX_ID:
+    if not fits(spec.id):
         raise InvalidValue("id", f"is longer than {MAX_ID} bytes, the most between hosts")
     if spec.id.startswith(PREFIX):
-        raise InvalidValue("id", f"begins with {PREFIX!r}, which is for what each host has of a connection")
+        raise InvalidValue("id", OURS)
     alone = spec.a.host == spec.b.host
     for host, half in halves_of(spec, generation=1, home="", vni=0 if alone else 1, port=4789).items():
         one = "a" if half.a is not None else "b"

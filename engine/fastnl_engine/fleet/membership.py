@@ -67,7 +67,7 @@ class Membership:
     @property
     def trouble(self) -> str:
         """What is wrong with etcd, or with being registered; "" if nothing."""
-        return self._kv.trouble or self._refused
+        return f"etcd: {self._kv.trouble}" if self._kv.trouble else self._refused
 
     async def run(self) -> None:
         async with self._kv.lease(self._settings.lease, self._granted), asyncio.TaskGroup() as group:
@@ -95,10 +95,10 @@ class Membership:
         changed = set()
         for change in changes.changes:
             name = change.key.removeprefix(self._keys.hosts)
+            if name == self.name:
+                self._begin_anew()  # our own hand, or removed, or somebody wrote over it or emptied etcd
             if change.new is None:
                 self.hosts.pop(name, None)
-                if name == self.name:
-                    self._begin_anew()  # removed, or somebody emptied etcd
             else:
                 host = decode(Host, change.new)
                 if host is None:
@@ -111,11 +111,12 @@ class Membership:
         changed = set()
         for change in changes.changes:
             name = change.key.removeprefix(self._keys.alives)
+            if name == self.name:
+                self._begin_anew()  # by somebody's hand, or with a lease that ran out: another one is granted then
             if change.new is None:
                 self.alive.pop(name, None)
                 if name == self.name:
                     self.ready.clear()  # others take this host for dead, so what is asked for now waits for a moment
-                    self._begin_anew()  # by somebody's hand, or with a lease that ran out: another one is granted then
             else:
                 alive = decode(Alive, change.new)
                 if alive is None:
@@ -208,7 +209,9 @@ class Membership:
         self._refused = why
 
     def _update_ready(self) -> None:
-        if self.registered and self.name in self.hosts and self.name in self.alive:
+        alive = self.alive.get(self.name)
+        # one that stood still may see another engine of its name before it has looked at its own registration
+        if self.registered and self.name in self.hosts and alive is not None and alive.identity == self._identity:
             self.ready.set()
 
     async def catch_up(self, hosts: Collection[str]) -> None:

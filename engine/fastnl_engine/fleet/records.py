@@ -58,6 +58,11 @@ class Agreed(msgspec.Struct, frozen=True, omit_defaults=True):
     spent: list[int] = []
     removing: bool = False
 
+    def __post_init__(self) -> None:
+        # which all that reads one relies on, and somebody may have put another here
+        if self.spec.b is None or not (self.spec.a.host and self.spec.b.host):
+            raise ValueError("a connection of the fleet has two ends, each with its host")
+
     @property
     def wanted(self) -> Connection | None:
         return None if self.removing else self.spec

@@ -132,16 +132,19 @@ def start(config: Config, engine: Engine, result: Result, answered: Answered) ->
 
 
 async def _keep_running(kv: EtcdKV, engine: Engine, config: Config, host: str, identity: str, door: Door) -> None:
+    def make() -> Service:
+        return Service(kv, Port(engine, "fleet", PREFIX), engine.host, config.fleet, host, identity)
+
+    door.service = make()
     while True:
-        service = Service(kv, Port(engine, "fleet", PREFIX), engine.host, config.fleet, host, identity)
-        door.service = service
         try:
-            await service.run()
+            await door.service.run()
         except* KVError as e:
             log.error("no part in the fleet", reason="; ".join(_reasons(e)))
         except* Exception:
             # what is up stays up meanwhile, and all is read anew
             log.exception("the fleet's part of the engine has failed and begins anew; please report this")
+        door.service = make()  # before the pause: what is asked for in it would be heard by nobody
         await asyncio.sleep(AGAIN)
 
 

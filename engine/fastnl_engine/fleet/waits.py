@@ -150,18 +150,14 @@ class Waits:
         found = await read(self._kv, names)
         for wait, entry in zip(waits, found, strict=False):
             agreed = decode(Agreed, entry)
-            if agreed is None:
+            if agreed is None or agreed.generation < wait.agreed.generation:
+                wait.gone = True  # and perhaps made anew since, which counts from 1 again
+            elif agreed.wanted == wait.agreed.wanted:  # the same, or with another number for its tunnel
+                wait.agreed = agreed
+            elif agreed.removing:
                 wait.gone = True
-                continue
-            if agreed.generation == wait.agreed.generation:
-                continue
-            if agreed.generation > wait.agreed.generation:
-                if agreed.wanted == wait.agreed.wanted:  # another number for its tunnel
-                    wait.agreed = agreed
-                elif agreed.removing:
-                    wait.gone = True
-                else:
-                    wait.other = True
+            else:
+                wait.other = True
         for (wait, host), entry in zip(asked, found[len(waits) :], strict=True):
             outcome = decode(Outcome, entry)
             if outcome is not None:
