@@ -236,19 +236,21 @@ def _write_changes(
     """
     old = wired.connection
     o, w, index = old.ends[end], new.ends[end], wired.places[end].ifindex
+    # sets, as there may be thousands
+    had, wanted = ({*e.addresses, *e.routes, *e.neighbours} for e in (o, w))
     if name:
         settings.write_changes(visit, n, end, o, w, name)
     if name and w.ipv6 and not o.ipv6 and not new.found:
         # made without it in a crowd, or in a namespace where it is switched off for new interfaces
         visit.allow_ipv6(n, end, name)
     for i, neighbour in enumerate(o.neighbours):
-        if neighbour not in w.neighbours and (n, Phase.NEIGHBOUR, end, i) not in not_there:
+        if neighbour not in wanted and (n, Phase.NEIGHBOUR, end, i) not in not_there:
             visit.neighbour(n, index, neighbour, False, end, i, soft=True)
     for i, route in enumerate(o.routes):
-        if route not in w.routes and (n, Phase.ROUTE, end, i) not in not_there:
+        if route not in wanted and (n, Phase.ROUTE, end, i) not in not_there:
             visit.route(n, index, route, False, end, i, soft=True)
     for i, address in enumerate(o.addresses):
-        if address not in w.addresses and (n, Phase.ADDRESS, end, i) not in not_there:
+        if address not in wanted and (n, Phase.ADDRESS, end, i) not in not_there:
             visit.address(n, index, address, False, end, i, soft=True)
     mtu, mac, txqlen, alias = _mtu(w, new), w.mac or o.mac, w.txqlen, host.alias(new, end)
     if _is_ethernet(new):
@@ -272,17 +274,17 @@ def _write_changes(
     # An address that goes takes the secondaries of its subnet along, and routes and neighbours that hung on
     # it; a new MAC makes the kernel forget the neighbours, and what goes down its IPv6 addresses.  So what stays is
     # said again.
-    shaken = mac != o.mac or w.up != o.up or any(a not in w.addresses for a in o.addresses)
+    shaken = mac != o.mac or w.up != o.up or any(a not in wanted for a in o.addresses)
     for i, address in enumerate(w.addresses):
-        kept = address in o.addresses
+        kept = address in had
         if not kept or shaken:
             visit.address(n, index, address, True, end, i, soft=kept)
     for i, route in enumerate(w.routes):
-        kept = route in o.routes
+        kept = route in had
         if not kept or shaken:
             visit.route(n, index, route, True, end, i, replace=kept)
     for i, neighbour in enumerate(w.neighbours):
-        if neighbour not in o.neighbours or shaken:
+        if neighbour not in had or shaken:
             visit.neighbour(n, index, neighbour, True, end, i)
 
 

@@ -7,6 +7,7 @@ Rules belong to a namespace and not to an interface, so nothing takes them along
 from __future__ import annotations
 
 import errno
+from collections import defaultdict
 from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,6 +25,9 @@ PROTOCOL = 102  # "f"; none of the RTPROT_ numbers of include/uapi/linux/rtnetli
 PROTOCOLS = {0: "unspec", 2: "kernel", 3: "boot", 4: "static", PROTOCOL: "fastnl"}
 GONE = (errno.ENOENT, errno.EAFNOSUPPORT)  # the latter: a kernel without policy rules, which can have none of ours
 
+# Rules with their protocols, by what two of them share if one may be in the other's way: there may be thousands
+There = dict[tuple[int, int, int], list[tuple[Rule, int]]]
+
 
 class Some(NamedTuple):
     """Rules of one end of a connection, with the open namespace that they are for and their places in the end."""
@@ -38,7 +42,7 @@ def of(connection: Connection, fds: Sequence[int], without: Connection | None = 
     """Those of a connection, by its ends, that another does not have; fd -1: an end that does not matter."""
     out = []
     for n, (end, fd) in enumerate(zip(connection.ends, fds, strict=True)):
-        kept = without.ends[n].rules if without is not None else ()
+        kept = frozenset(without.ends[n].rules) if without is not None else frozenset()
         some = tuple((i, rule) for i, rule in enumerate(end.rules) if rule not in kept)
         if some and fd >= 0:
             out.append(Some(connection, fd, n, some))
@@ -54,9 +58,13 @@ def covers(a: Rule, b: Rule) -> bool:
 
     rule_find, net/core/fib_rules.c.
     """
-    if (a.family, a.table, a.priority) != (b.family, b.table, b.priority):
+    if _place(a) != _place(b):
         return False
     return all(not mine or mine == theirs for mine, theirs in zip(a.selectors, b.selectors, strict=True))
+
+
+def _place(rule: Rule) -> tuple[int, int, int]:
+    return rule.family, rule.table, rule.priority
 
 
 def put_up(host: Host, batches: Sequence[Sequence[Some]]) -> list[FastnlError | None]:
@@ -102,19 +110,21 @@ def put_up(host: Host, batches: Sequence[Sequence[Some]]) -> list[FastnlError | 
     return errors
 
 
-def _claim(batch: Sequence[Some], there: dict[int, list[tuple[Rule, int]]]) -> FastnlError | None:
+def _claim(batch: Sequence[Some], there: dict[int, There]) -> FastnlError | None:
     """Books the rules of a batch among those that are there; if one cannot be, none is, and the error tells why."""
-    before = {some.fd: len(there[some.fd]) for some in batch}
+    booked: list[list[tuple[Rule, int]]] = []
     for some in batch:
         for i, rule in some.rules:
-            problem = next((p for other in there[some.fd] if (p := _in_the_way(rule, *other))), "")
+            others = there[some.fd][_place(rule)]
+            problem = next((p for other in others if (p := _in_the_way(rule, *other))), "")
             if problem:
-                for fd, count in before.items():
-                    del there[fd][count:]
+                for book in booked:
+                    book.pop()
                 field = f"{'ab'[some.end]}.rules[{i}]"
                 where = f"namespace {some.connection.ends[some.end].netns!r}"
                 return Conflict(f"{field}: {where} {problem}", errno=errno.EEXIST, phase="rule", field=field)
-            there[some.fd].append((rule, PROTOCOL))
+            others.append((rule, PROTOCOL))
+            booked.append(others)
     return None
 
 
@@ -130,15 +140,20 @@ def _in_the_way(rule: Rule, other: Rule, protocol: int) -> str:
     return ""
 
 
-def _read(host: Host, fds: Iterable[int]) -> dict[int, list[tuple[Rule, int]]]:
+def _read(host: Host, fds: Iterable[int]) -> dict[int, There]:
     """What rules namespaces have, with their protocols; without those that a Rule cannot say, which are not ours."""
     tour = Tour(1, False)
     questions = {fd: tour.visit(fd, asks=True) for fd in fds}
     for question in questions.values():
         question.dump_rules()
     host.run(tour)
-    rows: dict[int, list[RuleRow]] = {fd: question.rows() for fd, question in questions.items()}
-    return {fd: [(row.rule, row.protocol) for row in rows[fd] if row.rule is not None] for fd in rows}
+    there: dict[int, There] = {fd: defaultdict(list) for fd in questions}
+    for fd, question in questions.items():
+        rows: list[RuleRow] = question.rows()
+        for row in rows:
+            if row.rule is not None:
+                there[fd][_place(row.rule)].append((row.rule, row.protocol))
+    return there
 
 
 def take_down(host: Host, some: Sequence[Some]) -> list[FastnlError | None]:

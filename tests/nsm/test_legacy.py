@@ -170,6 +170,20 @@ def test_what_went_through(forwarder, netns, blue, red):
         assert not events.next().metrics
 
 
+def test_a_tunnel_that_was_a_pair_has_the_counters_of_one_end(forwarder, blue, red):
+    nsm = forwarder.face()
+
+    def sides():
+        with Events(nsm.cross_monitor.MonitorCrossConnects(Empty())) as events:
+            return set(events.next().metrics)
+
+    nsm.cross.Request(pair(), timeout=LONG)
+    assert eventually(lambda: sides() == {"SRC-1", "DST-1"}, LONG)
+    tunnel = vxlan("127.0.0.1", "127.0.0.2", 7)
+    nsm.cross.Request(cross_connect("1", kernel("nsm0", inode(blue)), tunnel, addresses(*ADDRESSES)), timeout=LONG)
+    assert "DST-1" not in sides() and eventually(lambda: sides() == {"SRC-1"}, LONG)
+
+
 def test_nothing_is_counted_where_that_is_not_wanted(make_forwarder, blue, red):
     nsm = make_forwarder(env={"METRICS_COLLECTOR_ENABLED": "false"}).start().face()
     nsm.cross.Request(pair(), timeout=LONG)

@@ -10,12 +10,14 @@ import grpc
 import pytest
 
 from fastnl.testing import eventually, ip_json, nsenter, ping
+from fastnl_engine.adapters.nsm import modern as later
 from fastnl_engine.adapters.nsm import settings
 from fastnl_engine.adapters.nsm.errors import Refused
 from fastnl_engine.adapters.nsm.inodes import Inodes, inode_of
 from fastnl_engine.adapters.nsm.modern import Modern
 from fastnl_engine.adapters.nsm.pb import connection_pb2
 from fastnl_engine.adapters.nsm.pb.connection_pb2 import Connection, MonitorScopeSelector, PathSegment
+from fastnl_engine.adapters.nsm.pb.crossconnect_pb2 import CrossConnect
 from fastnl_engine.adapters.nsm.testing import Events, Forwarder, Manager, addresses, kernel, request, vxlan
 
 LONG = 30  # seconds that a call has
@@ -385,6 +387,30 @@ def test_a_number_that_is_taken():
         # each of two hosts that choose for one another has its own half
         assert all(modern._new_vni("192.0.2.1") % 2 == 0 for _ in range(100))
         assert all(modern._new_vni("192.0.2.3") % 2 == 1 for _ in range(100))
+
+    asyncio.run(run())
+
+
+def test_what_has_expired_is_closed_again_when_that_fails(monkeypatch):
+    monkeypatch.setattr(later, "LATER", 0.01)
+
+    async def run():
+        modern = Modern(None, Inodes(), settings.Settings("unix:/x"), later.Way(settings.Settings("unix:/x"), "", None),
+                        None, None, None)  # fmt: skip
+        ours = later.arrive(request("c1", wish_of(5), lifetime=0).connection, "fwd")
+        cross = modern.plane.known["x"] = CrossConnect(id="x", source=ours)
+        tried, closed = [], asyncio.Event()
+
+        async def unwire(id_):
+            tried.append(id_)
+            if len(tried) < 3:
+                raise Refused({"code": "kernel", "message": "busy"})
+            closed.set()
+
+        modern.plane.unwire = unwire
+        modern._expire("x", cross)
+        async with asyncio.timeout(LONG):
+            await closed.wait()
 
     asyncio.run(run())
 

@@ -159,6 +159,25 @@ def test_a_descriptor_that_comes_late(hidden, monkeypatch):
     other.close()
 
 
+def test_what_was_passed_is_not_looked_for(hidden, blue, monkeypatch):
+    """Also where it has a name: no walk through /proc is needed."""
+    walks = []
+    monkeypatch.setattr(inodes, "walk", lambda: walks.append(1) or {})
+    fd = os.open(f"/run/netns/{blue}", os.O_RDONLY)
+
+    async def run():
+        known, number = Inodes(), os.fstat(fd).st_ino
+        known.passed(fd)
+        assert await known.reference(number) == handle_reference(fd) and not walks
+        # what a connection has already stays what it is called
+        known.learn(number, f"name:{blue}")
+        known.passed(fd)
+        assert await known.reference(number) == f"name:{blue}" and not walks
+
+    asyncio.run(run())
+    os.close(fd)
+
+
 def test_of_many_that_are_passed_some_are_remembered(hidden, monkeypatch):
     monkeypatch.setattr(inodes, "PASSED", 3)
     others = [Hidden() for _ in range(3)]
@@ -194,6 +213,21 @@ def test_the_endpoints_descriptor_comes_with_the_answer(make_forwarder, tmp_path
         forwarder.face().service.Close(made, timeout=LONG)
         assert eventually(lambda: way.came.count(hidden.reference) == 2, LONG)
         assert forwarder.stop() == 0
+
+
+def test_what_cannot_be_passed_on_is_not_held(forwarder, manager, passing, hidden, blue):
+    """The next hop is away, and descriptors for it would wait until it is there again."""
+    manager.endpoint = kernel("nse0", hidden.url, generation=2)
+    asked = request("c1", kernel("nsm0", f"file:///run/netns/{blue}", generation=2))
+    with Forwarder(passing.target) as nsm:
+        passing.send(hidden.fd)
+        asked.connection.CopyFrom(nsm.service.Request(asked, timeout=LONG))
+        manager.stop()
+        with pytest.raises(grpc.RpcError) as caught:
+            nsm.service.Request(asked, timeout=LONG)
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    hidden.close()
+    assert eventually(lambda: not hidden.is_there(), LONG)
 
 
 class Returning:
@@ -277,11 +311,12 @@ def test_a_client_whose_connection_breaks_leaves_nothing(forwarder, manager, tmp
     assert set(links(blue)) == set(links(red)) == {"lo"}
 
 
-def test_descriptors_that_are_none_of_our_business_are_closed(forwarder, red):
+def test_descriptors_that_are_none_of_our_business_are_closed(forwarder, manager, red):
     def held():
         return len(os.listdir(f"/proc/{forwarder.pid}/fd"))
 
     forwarder.face().cross.Close(CrossConnect(id="none"), timeout=LONG)
+    assert eventually(lambda: manager.endpoints, LONG)  # its connection to the registry is there, too
     before = held()
     with socket.socket(socket.AF_UNIX) as client, open("/dev/null") as null:
         client.connect(forwarder.target.removeprefix("unix:"))

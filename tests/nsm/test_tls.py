@@ -80,23 +80,46 @@ def test_both_ways(make_forwarder, tmp_path, ca, blue, red):
     assert not serves(channel(forwarder.target, ca, trustme.CA()))
 
 
+def test_papers_that_are_replaced_count_towards_a_manager_too(make_forwarder, tmp_path, ca, blue, red):
+    other = trustme.CA()
+    env = papers(ca, tmp_path / "papers") | {
+        "NSM_CONNECT_TO": f"unix://{tmp_path}/m.sock", "NSM_TLS_NAME": "manager.example",
+    }  # fmt: skip
+    forwarder = make_forwarder(env=env).start()
+    asked = request("c1", kernel("nsm0", f"inode://4/{inode_of(f'name:{blue}')}", generation=2))
+    for theirs in (ca, other):
+        papers(theirs, tmp_path / "papers")
+        with SecureManager(f"unix:{tmp_path}/m.sock", theirs) as manager:
+            manager.endpoint = kernel("nse0", f"inode://4/{inode_of(f'name:{red}')}", generation=2)
+            with channel(forwarder.target, theirs, theirs) as face:
+                networkservice_pb2_grpc.NetworkServiceStub(face).Request(asked, timeout=LONG)
+            assert len(manager.asked) == 1 and eventually(lambda: manager.endpoints, LONG)
+
+
 def test_papers_that_are_replaced(make_forwarder, tmp_path, ca):
     forwarder, other = make_forwarder(env=papers(ca, tmp_path / "papers")).start(), trustme.CA()
     assert serves(channel(forwarder.target, ca, ca))
     papers(other, tmp_path / "papers")
     assert serves(channel(forwarder.target, other, other))
     assert not serves(channel(forwarder.target, ca, ca))
-    (tmp_path / "papers" / "cert.pem").unlink()
-    assert serves(channel(forwarder.target, other, other))  # the ones before are used
+    # as long as they cannot be used, the ones before are
+    for spoil in (lambda path: path.write_text("garbage"), lambda path: path.unlink()):
+        spoil(tmp_path / "papers" / "cert.pem")
+        assert serves(channel(forwarder.target, other, other))
 
 
-@pytest.mark.parametrize("wrong", ["missing", "incomplete"])
+@pytest.mark.parametrize("wrong", ["missing", "incomplete", "garbage", "another's"])
 def test_papers_that_cannot_be(make_forwarder, tmp_path, ca, wrong):
     env = papers(ca, tmp_path / "papers")
     if wrong == "missing":
         (tmp_path / "papers" / "key.pem").unlink()
-    else:
+    elif wrong == "incomplete":
         del env["NSM_TLS_KEY"]
+    elif wrong == "garbage":
+        (tmp_path / "papers" / "key.pem").write_text("garbage")
+    else:
+        papers(ca, tmp_path / "others")
+        (tmp_path / "others" / "key.pem").rename(tmp_path / "papers" / "key.pem")
     forwarder = make_forwarder(env=env)
     forwarder.launch()
     assert forwarder.wait() == 1

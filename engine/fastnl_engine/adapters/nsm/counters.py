@@ -17,6 +17,7 @@ from fastnl_engine.model import Record
 
 SHARE = 20  # it rests so many times as long as it reads
 AT_ONCE = 8  # namespaces that are read between two rests
+TOLD = 100  # ends that are told of between two requests
 
 Counts = dict[str, int]
 Sides = list[Counts | None]  # of the ends a and b
@@ -79,15 +80,18 @@ async def _round(links: Links, plane: Plane, places: Places) -> None:
     for first in range(0, len(namespaces), AT_ONCE):
         some = namespaces[first : first + AT_ONCE]
         read, took = await asyncio.to_thread(_read, links, some)
-        began = time.perf_counter()
         found = [
             (id_, end, rows[index])
             for netns, rows in read.items()
             for id_, end, index in wanted[netns]
             if index in rows
         ]
-        plane.counted(found)
-        await asyncio.sleep(SHARE * (took + time.perf_counter() - began))
+        for place in range(0, len(found), TOLD):  # one namespace may have thousands
+            began = time.perf_counter()
+            plane.counted(found[place : place + TOLD])
+            took += time.perf_counter() - began
+            await asyncio.sleep(0)
+        await asyncio.sleep(SHARE * took)
 
 
 def _ends(record: Record) -> list[tuple[str, int, int]]:

@@ -1,8 +1,8 @@
 """Which name or process a network namespace belongs to, by its inode number.
 
 What was found once is looked at again for the price of one stat, so the walk through /proc is only for a number that
-was never asked for; all that wait for one share it.  A namespace that nobody in sight has is found by the handle of
-a descriptor that a client has passed.
+was never asked for; all that wait for one share it.  Where a client has passed a descriptor there is none, and the
+namespace may be one that nobody in sight has.
 """
 
 from __future__ import annotations
@@ -51,12 +51,10 @@ class Inodes:
 
         may_be_passed  waits a moment for a descriptor, if there ever were any
         """
-        found = self._still(inode)
+        found = self._still(inode) or self._handle(inode)
         joined = self._walk is not None
         if found is None:
-            found = await self._look(inode)
-        if found is None:
-            found = self._handle(inode)
+            found = await self._look(inode) or self._handle(inode)
         if found is None and joined:
             # that walk may have passed the process before it was there
             found = await self._look(inode)
@@ -88,12 +86,18 @@ class Inodes:
         return self._still(inode)
 
     async def _take_walk(self) -> None:
+        known = self._known.copy()
+
+        def look() -> dict[int, str]:
+            # what was learnt stays as long as it is true
+            return walk() | {inode: reference for inode, reference in known.items() if inode_of(reference) == inode}
+
         try:
-            found = await asyncio.to_thread(walk)
+            found = await asyncio.to_thread(look)
         finally:
             self._walk = None
-        # what was learnt stays as long as it is true
-        self._known = found | {inode: known for inode, known in self._known.items() if inode_of(known) == inode}
+        # and so does what was learnt meanwhile
+        self._known = found | {i: reference for i, reference in self._known.items() if reference != known.get(i)}
 
     def _still(self, inode: int) -> str | None:
         known = self._known.get(inode)

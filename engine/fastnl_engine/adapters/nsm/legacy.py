@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -91,14 +91,11 @@ class Legacy(
         await asyncio.Event().wait()  # they never change
 
     async def MonitorCrossConnects(self, request: Empty, context: Context) -> AsyncIterator[CrossConnectEvent]:
-        def initial() -> list[CrossConnectEvent]:
+        def initial() -> Iterator[CrossConnectEvent]:
             kind = crossconnect_pb2.INITIAL_STATE_TRANSFER
-            events = []
             for part in in_parts(list(self.plane.known)):
-                known = {id_: self._as_it_is(self.plane.known[id_]) for id_ in part}
-                events.append(CrossConnectEvent(type=kind, cross_connects=known, metrics=self._metrics(part)))
+                yield self._event(kind, [id_ for id_ in part if id_ in self.plane.known])
                 kind = crossconnect_pb2.UPDATE
-            return events
 
         async with (
             answering(context, self._ended("MonitorCrossConnect")),
@@ -111,10 +108,13 @@ class Legacy(
         self._tell(crossconnect_pb2.UPDATE, self.plane.known[id_])
 
     def _counted(self, ids: list[str]) -> None:
-        for part in in_parts(ids) if self._feed.followed else ():
-            crosses = {id_: self._as_it_is(self.plane.known[id_]) for id_ in part}
-            metrics = self._metrics(part)
-            self._feed.publish(CrossConnectEvent(type=crossconnect_pb2.UPDATE, cross_connects=crosses, metrics=metrics))
+        if self._feed.followed:
+            self._feed.publish(self._event(crossconnect_pb2.UPDATE, ids))
+
+    def _event(self, kind: crossconnect_pb2.CrossConnectEventType, ids: Sequence[str]) -> CrossConnectEvent:
+        """With what went through them."""
+        crosses = {id_: self._as_it_is(self.plane.known[id_]) for id_ in ids}
+        return CrossConnectEvent(type=kind, cross_connects=crosses, metrics=self._metrics(ids))
 
     def _metrics(self, ids: Iterable[str]) -> dict[str, crossconnect_pb2.Metrics]:
         """By the names that its monitors know."""

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
 import random
 import re
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -52,6 +51,7 @@ ANSWER = 15.0  # seconds that the next hop has, unless the one before us has les
 CLOSING = 5.0  # seconds that it has to close
 TRIES = 8  # VNIs that are tried when some are in use
 AGAIN = 1.0  # seconds until the registry is tried again
+LATER = 30.0  # seconds until what has expired and could not be closed is tried again
 
 INODE_URL = re.compile(r"inode://\d+/(\d{1,19})", re.ASCII)
 
@@ -117,10 +117,12 @@ class Modern(networkservice_pb2_grpc.NetworkServiceServicer, connection_pb2_grpc
         def chosen(connections: Iterable[Connection]) -> dict[str, Connection]:
             return {c.id: c for c in connections if selects(request, c)}
 
-        def initial() -> list[ConnectionEvent]:
-            parts = [chosen(self._as_it_is(id_) for id_ in part) for part in in_parts(list(self.plane.known))]
-            kinds = itertools.chain([connection_pb2.INITIAL_STATE_TRANSFER], itertools.repeat(connection_pb2.UPDATE))
-            return [ConnectionEvent(type=kind, connections=part) for kind, part in zip(kinds, parts, strict=False)]
+        def initial() -> Iterator[ConnectionEvent]:
+            kind = connection_pb2.INITIAL_STATE_TRANSFER
+            for part in in_parts(list(self.plane.known)):
+                part_now = chosen(self._as_it_is(id_) for id_ in part if id_ in self.plane.known)
+                yield ConnectionEvent(type=kind, connections=part_now)
+                kind = connection_pb2.UPDATE
 
         async with (
             answering(context, self._ended("MonitorConnection")),
@@ -169,10 +171,11 @@ class Modern(networkservice_pb2_grpc.NetworkServiceServicer, connection_pb2_grpc
         was = self.plane.known.get(ours.id)
         # what was asked for last is what there is, whatever the one who closes remembers
         problem: grpc.aio.AioRpcError | None = None
-        if was is not None and self._way.stub is not None:
+        stub = self._way.stub
+        if was is not None and stub is not None:
             try:
                 await self._pass_on(was.destination.mechanism)
-                await self._way.stub.Close(was.destination, timeout=CLOSING)
+                await stub.Close(was.destination, timeout=CLOSING)
             except grpc.aio.AioRpcError as e:
                 problem = e
         await self.plane.unwire(ours.id)
@@ -280,12 +283,13 @@ class Modern(networkservice_pb2_grpc.NetworkServiceServicer, connection_pb2_grpc
         return min(known, default=0)
 
     def _next(self) -> networkservice_pb2_grpc.NetworkServiceStub:
-        if self._way.stub is None:
+        stub = self._way.stub
+        if stub is None:
             raise Refused({
                 "code": "no_manager",
                 "message": "no next hop is known; set NSM_CONNECT_TO to the manager's URL",
             })  # fmt: skip
-        return self._way.stub
+        return stub
 
     async def _pass_on(self, mechanism: Mechanism) -> None:
         """The next hop wants a descriptor with each inode that it is told of, also of those that came from it."""
@@ -319,8 +323,11 @@ class Modern(networkservice_pb2_grpc.NetworkServiceServicer, connection_pb2_grpc
                 log.info("expired", id=id_)
                 try:
                     await self._close(cross.source)
-                except (Refused, grpc.aio.AioRpcError) as e:
+                except grpc.aio.AioRpcError as e:
+                    log.warning("what has expired could not be closed at the next hop", id=id_, reason=str(e.details()))
+                except Refused as e:
                     log.warning("what has expired could not be closed", id=id_, reason=str(e))
+                    self._expiries[id_] = asyncio.get_running_loop().call_later(LATER, self._expired, id_, cross)
 
         self.plane.spawn(close(), alone=True)
 
@@ -355,11 +362,13 @@ class Way:
 
     place   path for a socket of ours
     passed  called with the descriptors that come
-    stub    None: there is no next hop
     """
 
     def __init__(self, settings: Settings, place: str, passed: Callable[[int], None]) -> None:
-        self.stub: networkservice_pb2_grpc.NetworkServiceStub | None = None
+        self._stub: networkservice_pb2_grpc.NetworkServiceStub | None = None
+        self._tls = settings.tls
+        self._stamp: tuple[int, ...] = ()  # of the papers that the channel has
+        self._closing: set[asyncio.Task[None]] = set()
         self._relay: Relay | None = None
         self._listening: socket.socket | None = None
         self._channel: grpc.aio.Channel | None = None
@@ -375,8 +384,28 @@ class Way:
             self._listening.listen()
             self._relay = Relay(self._listening, target.removeprefix("unix:"), passed)
             target = f"unix:{place}"
-        self._channel = channel_to(target, settings.tls)
-        self.stub = networkservice_pb2_grpc.NetworkServiceStub(self._channel)
+        self._target = target
+        self._dial()
+
+    def _dial(self) -> None:
+        stamp = self._tls.stamp() if self._tls is not None else ()
+        self._channel = channel_to(self._target, self._tls)
+        self._stub = networkservice_pb2_grpc.NetworkServiceStub(self._channel)
+        self._stamp = stamp
+
+    @property
+    def stub(self) -> networkservice_pb2_grpc.NetworkServiceStub | None:
+        """None: there is no next hop."""
+        old = self._channel
+        if self._tls is not None and old is not None:
+            # a channel keeps the papers that it began with, also when it has to connect again
+            with contextlib.suppress(OSError):
+                if self._tls.stamp() != self._stamp:
+                    self._dial()
+                    closing = asyncio.create_task(old.close(ANSWER))
+                    self._closing.add(closing)
+                    closing.add_done_callback(self._closing.discard)
+        return self._stub
 
     @property
     def passes_descriptors(self) -> bool:
@@ -387,6 +416,8 @@ class Way:
         self._relay.send(fd)
 
     async def close(self) -> None:
+        for closing in self._closing:
+            closing.cancel()
         if self._channel is not None:
             await self._channel.close()
         if self._relay is not None and self._listening is not None:
@@ -458,30 +489,32 @@ async def keep_registered(settings: Settings) -> None:
         network_service_labels={settings.service: registry_pb2.NetworkServiceLabels(labels={"p2p": "true"})},
     )  # fmt: skip
     quiet = False
-    async with channel_to(settings.manager, settings.tls) as channel:
-        stub = registry_pb2_grpc.NetworkServiceEndpointRegistryStub(channel)
-        try:
-            while True:
-                endpoint.expiration_time.CopyFrom(_in(settings.lifetime))
-                try:
+    while True:
+        # anew after each failure, as a channel keeps the certificates that it began with
+        async with channel_to(settings.manager, settings.tls) as channel:
+            stub = registry_pb2_grpc.NetworkServiceEndpointRegistryStub(channel)
+            try:
+                while True:
+                    endpoint.expiration_time.CopyFrom(_in(settings.lifetime))
                     registered = await stub.Register(endpoint, timeout=ANSWER)
-                except grpc.aio.AioRpcError as e:
-                    if not quiet:
-                        log.warning("the registry is away", registry=settings.manager, reason=e.details())
-                    quiet = True
-                    await asyncio.sleep(AGAIN)
-                    continue
-                quiet = False
-                endpoint.name = registered.name or endpoint.name
-                log.info("registered", registry=settings.manager, name=endpoint.name)
-                granted = registered.expiration_time.ToMicroseconds() / 1e6 - time.time()
-                with contextlib.suppress(TimeoutError):
-                    # a registry that was away may have forgotten us
-                    async with asyncio.timeout(max(AGAIN, min(settings.lifetime, granted or settings.lifetime) / 3)):
-                        await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
-        finally:
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                await stub.Unregister(endpoint, timeout=2)
+                    quiet = False
+                    endpoint.name = registered.name or endpoint.name
+                    log.info("registered", registry=settings.manager, name=endpoint.name)
+                    granted = registered.expiration_time.ToMicroseconds() / 1e6 - time.time()
+                    lifetime = min(settings.lifetime, granted or settings.lifetime)
+                    with contextlib.suppress(TimeoutError):
+                        # a registry that was away may have forgotten us
+                        async with asyncio.timeout(max(AGAIN, lifetime / 3)):
+                            await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+            except grpc.aio.AioRpcError as e:
+                if not quiet:
+                    log.warning("the registry is away", registry=settings.manager, reason=e.details())
+                quiet = True
+            except asyncio.CancelledError:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await stub.Unregister(endpoint, timeout=1)
+                raise
+        await asyncio.sleep(AGAIN)
 
 
 def _in(seconds: float) -> Timestamp:

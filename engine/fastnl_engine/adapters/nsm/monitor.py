@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from fastnl_engine.adapters.nsm.errors import Refused
@@ -35,13 +35,17 @@ class Feed(Generic[E]):
             else:
                 queue.put_nowait(event)
 
-    async def subscribe(self, initial: Callable[[], Sequence[E]]) -> AsyncGenerator[E, None]:
-        """`initial()`, then every event since.  Raises Refused when it is read too slowly."""
+    async def subscribe(self, initial: Callable[[], Iterable[E]]) -> AsyncGenerator[E, None]:
+        """`initial()`, then every event since.  Raises Refused when it is read too slowly.
+
+        What there is at first is gone through while others do something, so it may show what is told of again later.
+        """
         queue: asyncio.Queue[E | None] = asyncio.Queue()
         self._queues.add(queue)
         try:
             for event in initial():
                 yield event
+                await asyncio.sleep(0)
             while (later := await queue.get()) is not None:
                 yield later
             raise Refused({"code": "slow", "message": f"{WAITING} events were not read; subscribe again"})

@@ -154,6 +154,9 @@ class Plane:
             await self._port.disconnect([self._prefix + id_])
             reason = record.reason if record is not None else "it was disconnected at the same time"
             raise Refused({"code": "netns_not_found", "message": reason})
+        was = self.known.get(id_)
+        if was is not None and _kinds(was) != _kinds(cross):
+            self.counts.pop(id_, None)  # a tunnel has one end less
         self.known[id_] = cross
         self.down.discard(id_)
 
@@ -249,3 +252,7 @@ class Plane:
 
         task.add_done_callback(finished)
         return task
+
+
+def _kinds(cross: CrossConnect) -> tuple[str, str]:
+    return cross.source.mechanism.type, cross.destination.mechanism.type

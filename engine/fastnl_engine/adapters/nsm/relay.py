@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections import deque
 from collections.abc import Callable
 
 import structlog
@@ -22,6 +21,7 @@ LINES = 1024  # connections at a time
 PAUSE = 0.1  # seconds without accepting, when that fails
 SAYS_NOTHING = 10.0  # seconds until one that has not said anything is closed, at the latest
 DESCRIPTORS = 64  # that one read may bring, and that may wait for a byte to go with
+WAITS = 5.0  # seconds that they do at most, as they hold their namespaces and the target may be away
 _ROOM = socket.CMSG_SPACE(DESCRIPTORS * 4)
 
 log = structlog.get_logger()
@@ -42,7 +42,7 @@ class Relay:
         self._loop = asyncio.get_running_loop()
         self._silent: dict[Line, asyncio.TimerHandle] = {}  # the longest silent comes first
         self._lines: set[Line] = set()
-        self._to_send: deque[int] = deque()
+        self._to_send: dict[int, asyncio.TimerHandle] = {}  # the longest waiting comes first
         listening.setblocking(False)
         self._resume = self._loop.call_soon(self._listen)
 
@@ -52,8 +52,12 @@ class Relay:
     def send(self, fd: int) -> None:
         """Has a descriptor go to the target with the next byte that does; it is the relay's from now on."""
         if len(self._to_send) >= DESCRIPTORS:
-            os.close(self._to_send.popleft())
-        self._to_send.append(fd)
+            self._forget(next(iter(self._to_send)))
+        self._to_send[fd] = self._loop.call_later(WAITS, self._forget, fd)
+
+    def _forget(self, fd: int) -> None:
+        self._to_send.pop(fd).cancel()
+        os.close(fd)
 
     def close(self) -> None:
         """Ends every connection; the socket that listens is left to whoever made it."""
@@ -61,8 +65,8 @@ class Relay:
         self._loop.remove_reader(self._listening.fileno())
         for line in list(self._lines):
             line.close()
-        while self._to_send:
-            os.close(self._to_send.popleft())
+        for fd in self.take():
+            os.close(fd)
 
     def _accept(self) -> None:
         try:
@@ -102,9 +106,11 @@ class Relay:
             timer.cancel()
 
     def take(self) -> list[int]:
-        fds = list(self._to_send)
-        self._to_send.clear()
-        return fds
+        """The descriptors that are to go, which are the caller's from now on."""
+        waiting, self._to_send = self._to_send, {}
+        for timer in waiting.values():
+            timer.cancel()
+        return list(waiting)
 
 
 class Line:

@@ -136,7 +136,8 @@ def _tls(environ: Mapping[str, str]) -> Tls | None:
     try:
         tls.read()
     except OSError as e:
-        raise SettingsError(f"NSM_TLS_CERT, NSM_TLS_KEY or NSM_TLS_CA: {e.filename}: {e.strerror}") from None
+        reason = f"{e.filename}: {e.strerror}" if e.filename else str(e)
+        raise SettingsError(f"NSM_TLS_CERT, NSM_TLS_KEY or NSM_TLS_CA: {reason}") from None
     return tls
 
 

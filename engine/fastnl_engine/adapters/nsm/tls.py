@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -29,14 +30,19 @@ class Tls:
     name: str = ""
 
     def read(self) -> tuple[bytes, bytes, bytes]:
-        """Raises OSError."""
+        """Raises OSError; ssl.SSLError, which is one, for what is no certificate or does not belong together."""
         contents = []
         for path in (self.cert, self.key, self.ca):
             with open(path, "rb") as f:
                 contents.append(f.read())
+        # gRPC would not say what is wrong
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.cert, self.key, password="")  # else a key that has one would be asked for
+        context.load_verify_locations(self.ca)
         return contents[0], contents[1], contents[2]
 
-    def _stamp(self) -> tuple[int, ...]:
+    def stamp(self) -> tuple[int, ...]:
+        """Another one when files were replaced.  Raises OSError."""
         return tuple(os.stat(path).st_mtime_ns for path in (self.cert, self.key, self.ca))
 
 
@@ -50,12 +56,12 @@ def server_credentials(tls: Tls) -> grpc.ServerCredentials:
         cert, key, ca = tls.read()
         return grpc.ssl_server_certificate_configuration([(key, cert)], ca)
 
-    seen = tls._stamp()
+    seen = tls.stamp()
 
     def changed() -> grpc.ServerCertificateConfiguration | None:
         nonlocal seen
         try:
-            stamp = tls._stamp()
+            stamp = tls.stamp()
             if stamp == seen:
                 return None
             fresh = configuration()
