@@ -104,6 +104,10 @@ class Engine:
     def has_room(self, jobs: int) -> bool:
         return self.load + jobs <= self.queue
 
+    def is_changing(self, id_: str) -> bool:
+        """Whether an action on that connection is on its way through the kernel."""
+        return id_ in self._busy
+
     def submit(self, job: Job) -> None:
         """Takes a job on; it is planned when its turn comes, after every earlier job of the same id."""
         # also when the id is in a cycle: the backlog may hold earlier jobs of that id
@@ -197,7 +201,7 @@ class Engine:
         while self._found:
             watched, reason = self._found.popleft()
             # what is being changed right now, or was since it was looked at, need not look as it did
-            if watched.id not in self._busy and self.ledger.has(watched):
+            if not self.is_changing(watched.id) and self.ledger.has(watched):
                 self.submit(Job("mend", watched.id, reason=reason, about=self.records.get(watched.id)))
         for id_ in self.backoff.due():
             self.submit(Job("retry", id_))

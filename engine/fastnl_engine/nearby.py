@@ -75,13 +75,17 @@ class Nearby:
     def _carrier(self, watched: Watched, *, running: bool) -> None:
         index = watched.place.ifindex
         before = self._running.get(index)
+        if before is None and not running:
+            # it may be what was told while it was being made
+            running = self._links.is_running(watched.ifname)
         if running == before:
             return
         self._running[index] = running
         if len(self._running) > 2 * len(self._engine.ledger.here) + SPARE:
             self._running = {i: r for i, r in self._running.items() if i in self._engine.ledger.here}
-        # that one comes up soon after it was made is no news
-        self._engine.tell_link(watched, running=running, news=before is not None or not running)
+        # no news: that one comes up soon after it was made, and what the engine does to it itself
+        news = (before is not None or not running) and not self._engine.is_changing(watched.id)
+        self._engine.tell_link(watched, running=running, news=news)
 
     def close(self) -> None:
         self._links.close()

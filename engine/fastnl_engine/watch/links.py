@@ -6,6 +6,7 @@ Of this namespace only: a socket holds the namespace that it is in, and nobody e
 from __future__ import annotations
 
 import errno
+import fcntl
 import select
 import socket
 import struct
@@ -17,7 +18,8 @@ import structlog
 RTMGRP_LINK = 1  # include/uapi/linux/rtnetlink.h
 RTM_NEWLINK, RTM_DELLINK = 16, 17
 IFLA_IFNAME, IFLA_OPERSTATE = 3, 16  # include/uapi/linux/if_link.h
-IFF_UP = 1
+IFF_UP, IFF_RUNNING = 1, 0x40
+SIOCGIFFLAGS = 0x8913  # include/uapi/linux/sockios.h
 OPER_UNKNOWN, OPER_UP = 0, 6  # include/uapi/linux/if.h; unknown: of what has no carrier, such as lo
 
 HEAD = struct.Struct("=IHHIIBxHiII")  # nlmsghdr and ifinfomsg
@@ -84,6 +86,14 @@ class Links:
         self._paused = time.monotonic() + PAUSE
         self._epoll.modify(self._socket, 0)
         return found
+
+    def is_running(self, name: str) -> bool:
+        """Whether an interface has a carrier now; not one that is not there."""
+        try:
+            reply = fcntl.ioctl(self._socket, SIOCGIFFLAGS, struct.pack("16s24x", name.encode()))
+        except OSError:
+            return False
+        return bool(struct.unpack_from("=H", reply, 16)[0] & IFF_RUNNING)
 
     def close(self) -> None:
         self._epoll.close()
