@@ -276,6 +276,6 @@ class Northbound:
     def stop(self, seconds: float = 3.0) -> None:
         """Has it end, and waits for that no longer than so many seconds."""
         assert self._loop is not None and self._stopping is not None
-        if self._thread.is_alive():
+        with contextlib.suppress(RuntimeError):  # its loop has ended by itself
             self._loop.call_soon_threadsafe(self._stopping.set)
-            self._thread.join(seconds)
+        self._thread.join(seconds)
