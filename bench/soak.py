@@ -194,8 +194,11 @@ class Soak:
             self._receive()
 
 
-def verdict(tenths: list[Tenth], errors: Counter[str], *, timed: bool) -> list[str]:
-    """What is wrong, in words."""
+def verdict(tenths: list[Tenth], errors: Counter[str], *, long: bool) -> list[str]:
+    """What is wrong, in words.
+
+    long: what others do on the machine counts little, so its clock and its kernel's memory are looked at as well
+    """
     wrong = []
     first, last = tenths[0], tenths[-1]
     # of several, as one look may catch something that is about to end
@@ -205,16 +208,16 @@ def verdict(tenths: list[Tenth], errors: Counter[str], *, timed: bool) -> list[s
         wrong.append(f"descriptors grew from {fds[0]} to {fds[1]}")
     if threads[1] > threads[0]:
         wrong.append(f"threads grew from {threads[0]} to {threads[1]}")
-    for what, (most, part), values in (
-        ("the engine's memory", RESIDENT, [t.use.resident for t in tenths]),
-        ("slab memory of the kernel", KERNEL, [t.use.unreclaimable for t in tenths]),
-    ):
+    memory = [("the engine's memory", RESIDENT, [t.use.resident for t in tenths])]
+    if long:
+        memory.append(("slab memory of the kernel", KERNEL, [t.use.unreclaimable for t in tenths]))
+    for what, (most, part), values in memory:
         growth = _trend(values)
         if growth > max(most, part * values[0]):
             wrong.append(f"{what} grows: {growth / MIB:.1f} MiB in this time")
     if any(t.interfaces for t in tenths):
         wrong.append(f"interfaces were left: {[t.interfaces for t in tenths]}")
-    if timed and last.p50 > SLOWER * first.p50:
+    if long and last.p50 > SLOWER * first.p50:
         wrong.append(f"it became slower: p50 {1000 * first.p50:.1f} ms, then {1000 * last.p50:.1f} ms")
     if set(errors) - EXPECTED:
         wrong.append(f"errors: {dict(errors)}")
@@ -246,7 +249,7 @@ def soak(seconds: float) -> int:
         errors = sum((worker.errors for worker in run.workers), Counter())
         print(f"{run.operations} operations in all; items that failed: {dict(errors) or 'none'}")
         # a short run is over before a machine that is busy with something else is quiet again
-        wrong = verdict(tenths, errors, timed=seconds >= 120)
+        wrong = verdict(tenths, errors, long=seconds >= 120)
         for worker in run.workers:
             worker.raw.close()
         if engine.stop() != 0:
