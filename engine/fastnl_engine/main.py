@@ -30,7 +30,7 @@ from fastnl_engine.instance import claim
 from fastnl_engine.kv.base import KVError
 from fastnl_engine.microservices import Containers
 from fastnl_engine.model import Record
-from fastnl_engine.northbound.port import Northbound
+from fastnl_engine.northbound.thread import Northbound
 from fastnl_engine.reload import Reload
 from fastnl_engine.resume import Resume
 from fastnl_engine.store.base import Intent, Outcome, Store, StoreError

@@ -15,7 +15,7 @@ from fastnl_engine.adapters.nsm.probes import bind_probes, serve_probes
 from fastnl_engine.adapters.nsm.settings import Settings
 from fastnl_engine.adapters.nsm.testing import Events, Forwarder
 from fastnl_engine.metrics import Metrics
-from fastnl_engine.northbound import port
+from fastnl_engine.northbound import thread
 
 LONG = 30
 
@@ -44,7 +44,7 @@ def engine():
 
 @pytest.fixture
 def running(tmp_path, engine, monkeypatch):
-    monkeypatch.setattr(port, "AGAIN", 0.05)
+    monkeypatch.setattr(thread, "AGAIN", 0.05)
     northbound = start.start(Settings(f"unix:{tmp_path}/nsm.sock", counting=0.0), engine, tmp_path / "private")
     yield f"unix:{tmp_path}/nsm.sock"
     northbound.stop(LONG)
@@ -80,7 +80,7 @@ def test_after_a_defect_it_serves_again(running, engine, monkeypatch):
 
 
 def test_after_a_defect_of_what_registers(tmp_path, engine, monkeypatch):
-    monkeypatch.setattr(port, "AGAIN", 0.05)
+    monkeypatch.setattr(thread, "AGAIN", 0.05)
     tried = []
 
     async def register(settings):
@@ -95,7 +95,7 @@ def test_after_a_defect_of_what_registers(tmp_path, engine, monkeypatch):
 
 
 def test_over_tcp_the_port_is_had_again(engine, tmp_path, monkeypatch):
-    monkeypatch.setattr(port, "AGAIN", 0.05)
+    monkeypatch.setattr(thread, "AGAIN", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     northbound = start.start(Settings(address, counting=0.0), engine, tmp_path / "private")

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import socket
-import threading
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,12 +28,12 @@ from fastnl_engine.fleet.vnis import Vnis
 from fastnl_engine.fleet.waits import Waits
 from fastnl_engine.kv.access import of_config
 from fastnl_engine.kv.base import KVError
-from fastnl_engine.northbound.port import Northbound, Port
+from fastnl_engine.northbound.port import Port
+from fastnl_engine.northbound.thread import Life, Northbound
 
 if TYPE_CHECKING:
     from fastnl_engine.kv.etcd import EtcdKV
 
-AGAIN = 1.0  # seconds until all begins anew after a defect
 
 log = structlog.get_logger()
 
@@ -102,50 +101,35 @@ def start(config: Config, engine: Engine, result: Result, answered: Answered) ->
     if "/" in host or not host:
         raise ConfigError(f"fleet.host: {host!r} is no name for a host of a fleet")
     identity = _identity(Path(config.state_dir) / "fleet.json")
-    opened = threading.Event()
-    problem: list[KVError] = []
     doors: list[Door] = []
 
-    async def serve(stopping: asyncio.Event) -> None:
-        try:
-            kv = of_config(config.fleet, "fleet").open()
-            doors.append(Door(asyncio.get_running_loop(), engine, result, answered, config.fleet.patience))
-        except KVError as e:
-            problem.append(e)
-            return
-        finally:
-            opened.set()
-        async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(kv.close)
-            running = asyncio.create_task(_keep_running(kv, engine, config, host, identity, doors[0]))
-            await stopping.wait()
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+    async def open_(stack: contextlib.AsyncExitStack) -> Life:
+        kv = of_config(config.fleet, "fleet").open()
+        stack.push_async_callback(kv.close)
+        doors.append(Door(asyncio.get_running_loop(), engine, result, answered, config.fleet.patience))
+        return _life(kv, engine, config, host, identity, doors[0])
 
-    northbound = Northbound("fleet", serve)
-    opened.wait()
-    if problem:
-        northbound.stop()
-        raise problem[0]
-    return northbound, doors[0]
+    return Northbound("fleet", open_), doors[0]
 
 
-async def _keep_running(kv: EtcdKV, engine: Engine, config: Config, host: str, identity: str, door: Door) -> None:
+def _life(kv: EtcdKV, engine: Engine, config: Config, host: str, identity: str, door: Door) -> Life:
     def make() -> Service:
         return Service(kv, Port(engine, "fleet", PREFIX), engine.host, config.fleet, host, identity)
 
-    door.service = make()
-    while True:
+    async def live() -> None:
+        assert door.service is not None
         try:
             await door.service.run()
-        except* KVError as e:
-            log.error("no part in the fleet", reason="; ".join(_reasons(e)))
-        except* Exception:
-            # what is up stays up meanwhile, and all is read anew
-            log.exception("the fleet's part of the engine has failed and begins anew; please report this")
-        door.service = make()  # before the pause: what is asked for in it would be heard by nobody
-        await asyncio.sleep(AGAIN)
+        except* Exception as e:
+            door.service = make()  # before the pause: what is asked for in it would be heard by nobody
+            away, defects = e.split(KVError)
+            if away is not None:
+                log.error("no part in the fleet", reason="; ".join(_reasons(away)))
+            if defects is not None:
+                raise defects from None
+
+    door.service = make()
+    return live
 
 
 def _reasons(group: BaseExceptionGroup[Any]) -> list[str]:

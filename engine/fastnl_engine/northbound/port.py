@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import selectors
-import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,8 +21,6 @@ from fastnl_engine.model import Record
 from fastnl_engine.northbound.dependents import Dependent
 from fastnl_engine.northbound.grounds import Grounds
 from fastnl_engine.planner import Job
-
-AGAIN = 1.0  # seconds until a northbound begins anew after a defect
 
 log = structlog.get_logger()
 
@@ -216,66 +212,3 @@ class Port:
 def _settle(future: asyncio.Future[Any], value: Any) -> None:
     if not future.done():  # whoever asked may have been cancelled
         future.set_result(value)
-
-
-async def keep_running(run: Callable[[], Awaitable[None]]) -> None:
-    """Until cancelled.  What is up stays up while a northbound begins anew, as that is the engine's."""
-    while True:
-        try:
-            await run()
-        except* Exception:
-            name = threading.current_thread().name
-            log.exception(f"the {name} northbound has failed and begins anew; please report this")
-            await asyncio.sleep(AGAIN)
-
-
-class Seldom(selectors.EpollSelector):
-    """Looks at sockets every so many turns of a loop that has other things to do.
-
-    Each look gives the interpreter's lock away, and threads that compute are slow to give it back.
-    """
-
-    TURNS = 8
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._left = 0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout == 0 and self._left > 0:
-            self._left -= 1
-            return []
-        self._left = self.TURNS
-        return super().select(timeout)
-
-
-class Northbound:
-    """A thread with a loop on which `serve` runs until `stop`."""
-
-    def __init__(self, name: str, serve: Callable[[asyncio.Event], Any]) -> None:
-        self._serve = serve
-        self._stopping: asyncio.Event | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._begun = threading.Event()
-        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
-        self._thread.start()
-        self._begun.wait()
-
-    def _main(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(Seldom())) as runner:
-            runner.run(self._run())
-
-    async def _run(self) -> None:
-        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        self._begun.set()
-        try:
-            await self._serve(self._stopping)
-        except Exception:
-            log.exception("northbound has ended", name=threading.current_thread().name)
-
-    def stop(self, seconds: float = 3.0) -> None:
-        """Has it end, and waits for that no longer than so many seconds."""
-        assert self._loop is not None and self._stopping is not None
-        with contextlib.suppress(RuntimeError):  # its loop has ended by itself
-            self._loop.call_soon_threadsafe(self._stopping.set)
-        self._thread.join(seconds)

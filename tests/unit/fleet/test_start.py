@@ -9,6 +9,7 @@ import pytest
 
 from fastnl_engine.fleet import start
 from fastnl_engine.kv.base import Denied
+from fastnl_engine.northbound import thread
 
 
 @pytest.mark.parametrize("error", [Denied("not for you"), RuntimeError("a defect")])
@@ -34,12 +35,12 @@ def test_what_is_asked_for_between_two_of_them_is_heard_by_the_next(monkeypatch,
 
     monkeypatch.setattr(start, "Service", Service)
     monkeypatch.setattr(start, "Port", lambda *_: None)
-    monkeypatch.setattr(start, "AGAIN", 0.05)
+    monkeypatch.setattr(thread, "AGAIN", 0.05)
     door, engine = SimpleNamespace(service=None), SimpleNamespace(host=None)
     config = SimpleNamespace(fleet=None)
 
     async def run():
-        running = asyncio.create_task(start._keep_running(None, engine, config, "one", "i", door))
+        running = asyncio.create_task(thread.keep_running(start._life(None, engine, config, "one", "i", door)))
         await second.wait()
         door.service.asked.append("job")
         await heard.wait()

@@ -7,7 +7,6 @@ import contextlib
 import os
 import socket
 import stat
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,7 +23,8 @@ from fastnl_engine.adapters.nsm.relay import Relay
 from fastnl_engine.adapters.nsm.settings import Settings
 from fastnl_engine.adapters.nsm.tls import server_credentials
 from fastnl_engine.engine import Engine
-from fastnl_engine.northbound.port import Northbound, Port, keep_running
+from fastnl_engine.northbound.port import Port
+from fastnl_engine.northbound.thread import Life, Northbound
 
 GRACE = 1.0  # seconds that calls have to end in at a stop
 CALLS = 10_000  # at a time; beyond, they are refused with RESOURCE_EXHAUSTED
@@ -40,33 +40,14 @@ def start(settings: Settings, engine: Engine, folder: Path) -> Northbound:
     folder  for sockets that are nobody else's
     Raises OSError when the address cannot be had.
     """
-    bound = threading.Event()
-    problem: list[OSError] = []
 
-    async def serve(stopping: asyncio.Event) -> None:
-        async with contextlib.AsyncExitStack() as stack:
-            try:
-                forwarder = Forwarder(settings, engine, folder, stack)
-                probes = bind_probes(settings.probes) if settings.probes else None
-            except OSError as e:
-                problem.append(e)
-                return
-            finally:
-                bound.set()
-            if probes is not None:
-                stack.push_async_callback(await serve_probes(probes, lambda: forwarder.serving))
-            running = asyncio.create_task(keep_running(forwarder.life))
-            await stopping.wait()
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+    async def open_(stack: contextlib.AsyncExitStack) -> Life:
+        forwarder = Forwarder(settings, engine, folder, stack)
+        if settings.probes:
+            stack.push_async_callback(await serve_probes(bind_probes(settings.probes), lambda: forwarder.serving))
+        return forwarder.life
 
-    northbound = Northbound("nsm", serve)
-    bound.wait()
-    if problem:
-        northbound.stop()
-        raise problem[0]
-    return northbound
+    return Northbound("nsm", open_)
 
 
 class Forwarder:
