@@ -512,7 +512,7 @@ async def keep_registered(settings: Settings) -> None:
                 quiet = True
             except asyncio.CancelledError:
                 with contextlib.suppress(grpc.aio.AioRpcError):
-                    await stub.Unregister(endpoint, timeout=1)
+                    await stub.Unregister(endpoint, timeout=2)
                 raise
         await asyncio.sleep(AGAIN)
 
