@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+FINISH = 3.0  # seconds that a stop waits for the kernel's work; then it takes what a cycle takes
+LINGER = 1000  # ms for what has been answered to leave the engine, once in its own queue and once in ZeroMQ's
 DRAIN = 256  # requests taken in a row before results go out again
 DRAIN_SECONDS = 0.01  # and the time for it, as one request may be as much work as hundreds
 LANE = 64  # questions of one kind that may wait
@@ -118,7 +120,7 @@ class Gateway:
     def _bind(self, kind: int, endpoint: str) -> zmq.Socket[bytes]:
         """Binds; on an ipc path only under a lock, as a second bind would silently take the path over."""
         socket = self._context.socket(kind)
-        socket.setsockopt(zmq.LINGER, 500)
+        socket.setsockopt(zmq.LINGER, LINGER)
         # beyond what a request may have, so that most get an answer that says so; above, the peer is cut off
         socket.setsockopt(zmq.MAXMSGSIZE, 4 * wire.MAX_FRAME if kind == zmq.ROUTER else SUBSCRIPTION)
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE)
@@ -159,6 +161,7 @@ class Gateway:
         self._stop_lanes()
         self.engine.stop()
         self._send_answers()
+        self.peers.finish(LINGER / 1000)
         self.requests.flush()
         self._listeners.close()
         for router in self._routers:
@@ -227,7 +230,7 @@ class Gateway:
         self.serving = False
         self.engine.tell("stopping")
         error = {"code": "shutting_down", "message": "the engine is being stopped; interfaces stay as they are"}
-        deadline = time.monotonic() + 4
+        deadline = time.monotonic() + FINISH
         while time.monotonic() < deadline:
             self._take_requests()
             self.engine.refuse_backlog(error)

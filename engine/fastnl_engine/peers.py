@@ -131,6 +131,17 @@ class Peers:
                 self._holding.discard(peer)
                 self._forget(peer)
 
+    def finish(self, seconds: float) -> None:
+        """Waits until ZeroMQ has taken everything; what it has not after `seconds` is lost with the engine."""
+        deadline = time.monotonic() + seconds
+        while self._holding and time.monotonic() < deadline:
+            self._next_try = 0.0
+            self.turn()
+            time.sleep(0.001)
+        for peer in self._holding:
+            for _ in peer.held:
+                self._on_lost()
+
     def _sweep(self) -> None:
         for peer in list(self._flying):
             self._settle(peer)
