@@ -14,6 +14,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from fastnl.testing import eventually, ping
 from fastnl_engine.adapters.nsm.inodes import inode_of
+from fastnl_engine.adapters.nsm.relay import LINES
 from fastnl_engine.adapters.nsm.testing import addresses, cross_connect, kernel
 
 LONG = 60  # seconds that a call has
@@ -62,6 +63,23 @@ def test_connections_that_say_nothing_or_too_little(forwarder, blue, red, words)
                 one.send(words)
         assert held(forwarder) < before + 5000
         serves(forwarder, blue, red)
+        forwarder.hang_up()
+    assert eventually(lambda: held(forwarder) <= before, LONG), (held(forwarder), before)
+
+
+def test_as_many_as_there_may_be_that_begin_and_say_no_more(forwarder, blue, red):
+    serves(forwarder, blue, red)
+    forwarder.hang_up()
+    before = held(forwarder)
+    place = forwarder.target.removeprefix("unix:")
+    with contextlib.ExitStack() as stack:
+        for n in range(1, LINES + 1):
+            one = stack.enter_context(socket.socket(socket.AF_UNIX))
+            one.connect(place)
+            one.send(b"PRI")
+            if n % 64 == 0:  # each is worth a connection to gRPC by now, so none can be closed as a silent one
+                assert eventually(lambda n=n: held(forwarder) >= 3 * n, LONG)
+        serves(forwarder, blue, red)  # as soon as gRPC has had enough of them
         forwarder.hang_up()
     assert eventually(lambda: held(forwarder) <= before, LONG), (held(forwarder), before)
 

@@ -121,7 +121,6 @@ class Line:
         self._loop = asyncio.get_running_loop()
         self._near = near
         self._far: socket.socket | None = None
-        self._open = 0  # directions
 
     def begin(self, target: str) -> None:
         self._loop.remove_reader(self._near.fileno())
@@ -135,15 +134,15 @@ class Line:
         except OSError:
             self.close()
             return
-        self._open = 2
-        Direction(self, self._near, far, self.relay.take).read()
-        Direction(self, far, self._near, list).read()
+        Direction(self, self._near, far, self.relay.take, self._nothing_more).read()
+        # who serves does not stop halfway: it has closed, and a client that goes on to say nothing must not stay
+        Direction(self, far, self._near, list, self.close).read()
 
-    def done(self) -> None:
-        """One direction has come to its end."""
-        self._open -= 1
-        if self._open == 0:
-            self.close()
+    def _nothing_more(self) -> None:
+        """The client has said everything, and may still be waiting for the answer."""
+        assert self._far is not None
+        with contextlib.suppress(OSError):
+            self._far.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         self.relay.ended(self)
@@ -157,15 +156,24 @@ class Line:
 class Direction:
     """From one socket to another, no faster than that is read.
 
-    take  gives the descriptors that are to go along
+    take    gives the descriptors that are to go along
+    at_end  is called when everything has gone
     """
 
-    def __init__(self, line: Line, source: socket.socket, sink: socket.socket, take: Callable[[], list[int]]) -> None:
+    def __init__(
+        self,
+        line: Line,
+        source: socket.socket,
+        sink: socket.socket,
+        take: Callable[[], list[int]],
+        at_end: Callable[[], None],
+    ) -> None:
         self._line = line
         self._loop = asyncio.get_running_loop()
         self._source = source
         self._sink = sink
         self._take = take
+        self._at_end = at_end
         self._rest = b""
 
     def read(self) -> None:
@@ -185,9 +193,7 @@ class Direction:
             self._send(data)
         else:
             self._loop.remove_reader(self._source.fileno())
-            with contextlib.suppress(OSError):
-                self._sink.shutdown(socket.SHUT_WR)
-            self._line.done()
+            self._at_end()
 
     def _received(self, ancillary: list[tuple[int, int, bytes]]) -> None:
         for level, kind, payload in ancillary:
