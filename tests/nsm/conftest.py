@@ -8,6 +8,7 @@ hosts            namespaces with a network between them
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 
 from fastnl.testing import Census, Namespaces, eventually, ip_json
+from fastnl_engine.adapters.nsm.gate import SPEAKER
 from fastnl_engine.adapters.nsm.testing import Forwarder
 from fastnl_engine.testing import PATIENCE, EngineProcess
 
@@ -57,6 +59,18 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
         pytest.fail("left behind:\n  " + "\n  ".join(left), pytrace=False)
 
 
+def speakers_of(engine: int) -> list[int]:
+    """Processes that speak gRPC for an engine, zombies too."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (place / "cmdline").read_bytes()
+            if parent == engine and (not words or SPEAKER.encode() in words):
+                found.append(int(place.name))
+    return found
+
+
 class ForwarderProcess(EngineProcess):
     """An engine that serves the mesh at `target`."""
 
@@ -75,6 +89,16 @@ class ForwarderProcess(EngineProcess):
             face.channel.close()
         self._faces.clear()
         super().hang_up()
+
+    @property
+    def speaker(self) -> int:
+        """The process that speaks gRPC for it."""
+        [pid] = speakers_of(self.pid)
+        return pid
+
+    def held(self) -> int:
+        """Descriptors of both."""
+        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in (self.pid, self.speaker))
 
     def start(self) -> ForwarderProcess:
         super().start()

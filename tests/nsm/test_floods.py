@@ -32,10 +32,6 @@ def descriptors():
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def held(forwarder):
-    return len(os.listdir(f"/proc/{forwarder.pid}/fd"))
-
-
 def pair(blue, red):
     sides = [kernel("nsm0", inode_of(f"name:{room}")) for room in (blue, red)]
     return cross_connect("1", *sides, addresses("172.16.1.1/30", "172.16.1.2/30"))
@@ -52,7 +48,7 @@ def serves(forwarder, blue, red):
 def test_connections_that_say_nothing_or_too_little(forwarder, blue, red, words):
     serves(forwarder, blue, red)
     forwarder.hang_up()
-    before = held(forwarder)
+    before = forwarder.held()
     place = forwarder.target.removeprefix("unix:")
     with contextlib.ExitStack() as stack:
         for _ in range(MANY):
@@ -61,16 +57,16 @@ def test_connections_that_say_nothing_or_too_little(forwarder, blue, red, words)
             one.settimeout(LONG)
             with contextlib.suppress(OSError):  # it may have been one too many
                 one.send(words)
-        assert held(forwarder) < before + 5000
+        assert forwarder.held() < before + 5000
         serves(forwarder, blue, red)
         forwarder.hang_up()
-    assert eventually(lambda: held(forwarder) <= before, LONG), (held(forwarder), before)
+    assert eventually(lambda: forwarder.held() <= before, LONG), (forwarder.held(), before)
 
 
 def test_as_many_as_there_may_be_that_begin_and_say_no_more(forwarder, blue, red):
     serves(forwarder, blue, red)
     forwarder.hang_up()
-    before = held(forwarder)
+    before = forwarder.held()
     place = forwarder.target.removeprefix("unix:")
     with contextlib.ExitStack() as stack:
         for n in range(1, LINES + 1):
@@ -78,10 +74,10 @@ def test_as_many_as_there_may_be_that_begin_and_say_no_more(forwarder, blue, red
             one.connect(place)
             one.send(b"PRI")
             if n % 64 == 0:  # each is worth a connection to gRPC by now, so none can be closed as a silent one
-                assert eventually(lambda n=n: held(forwarder) >= 3 * n, LONG)
+                assert eventually(lambda n=n: forwarder.held() >= 3 * n, LONG)
         serves(forwarder, blue, red)  # as soon as gRPC has had enough of them
         forwarder.hang_up()
-    assert eventually(lambda: held(forwarder) <= before, LONG), (held(forwarder), before)
+    assert eventually(lambda: forwarder.held() <= before, LONG), (forwarder.held(), before)
 
 
 def frame(kind, flags, stream, payload=b""):
@@ -104,7 +100,7 @@ def block(**fields):
 def test_streams_that_are_half_open(forwarder, blue, red, path):
     serves(forwarder, blue, red)
     forwarder.hang_up()
-    before = held(forwarder)
+    before = forwarder.held()
     headers = block(
         _method="POST", _scheme="http", _path=path, _authority="localhost", content_type="application/grpc",
         te="trailers",
@@ -123,7 +119,7 @@ def test_streams_that_are_half_open(forwarder, blue, red, path):
                 client.sendall(some)
         serves(forwarder, blue, red)
         forwarder.hang_up()
-    assert eventually(lambda: held(forwarder) <= before, LONG), (held(forwarder), before)
+    assert eventually(lambda: forwarder.held() <= before, LONG), (forwarder.held(), before)
     serves(forwarder, blue, red)
 
 
@@ -139,7 +135,7 @@ def test_more_calls_than_one_client_may_have(forwarder, blue, red):
 def test_garbage(forwarder, blue, red):
     serves(forwarder, blue, red)
     forwarder.hang_up()
-    before = held(forwarder)
+    before = forwarder.held()
     for words in (b"GET / HTTP/1.1\r\n\r\n", os.urandom(100_000), PREFACE + os.urandom(100_000), b"\0" * 1_000_000):
         with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(OSError):
             client.settimeout(LONG)
@@ -148,7 +144,7 @@ def test_garbage(forwarder, blue, red):
             client.recv(1000)
     serves(forwarder, blue, red)
     forwarder.hang_up()
-    assert eventually(lambda: held(forwarder) <= before, LONG), (held(forwarder), before)
+    assert eventually(lambda: forwarder.held() <= before, LONG), (forwarder.held(), before)
 
 
 def test_messages_that_are_none(forwarder, blue, red):

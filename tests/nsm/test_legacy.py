@@ -483,9 +483,6 @@ def test_nothing_grows(forwarder, blue, red):
     nsm, bad = forwarder.face(), pair("bad")
     bad.source.mechanism.parameters["name"] = "lo"
 
-    def held():
-        return len(os.listdir(f"/proc/{forwarder.pid}/fd"))
-
     def cycle():
         nsm.cross.Request(pair(), timeout=LONG)
         with Events(nsm.cross_monitor.MonitorCrossConnects(Empty())) as events:
@@ -495,10 +492,10 @@ def test_nothing_grows(forwarder, blue, red):
 
     for _ in range(5):
         cycle()
-    before = held()
+    before = forwarder.held()
     for _ in range(30):
         cycle()
-    assert eventually(lambda: held() <= before), (held(), before)
+    assert eventually(lambda: forwarder.held() <= before), (forwarder.held(), before)
 
 
 def test_many_at_once(forwarder, netns, links):

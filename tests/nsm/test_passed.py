@@ -312,12 +312,9 @@ def test_a_client_whose_connection_breaks_leaves_nothing(forwarder, manager, tmp
 
 
 def test_descriptors_that_are_none_of_our_business_are_closed(forwarder, manager, red):
-    def held():
-        return len(os.listdir(f"/proc/{forwarder.pid}/fd"))
-
     forwarder.face().cross.Close(CrossConnect(id="none"), timeout=LONG)
     assert eventually(lambda: manager.endpoints, LONG)  # its connection to the registry is there, too
-    before = held()
+    before = forwarder.held()
     with socket.socket(socket.AF_UNIX) as client, open("/dev/null") as null:
         client.connect(forwarder.target.removeprefix("unix:"))
         reading, writing = os.pipe()
@@ -326,8 +323,11 @@ def test_descriptors_that_are_none_of_our_business_are_closed(forwarder, manager
             socket.send_fds(client, [b"\0"], [null.fileno(), reading, writing] * 20)
         os.close(reading)
         os.close(writing)
-        assert eventually(lambda: held() <= before + 3, LONG), (held(), before)  # of the connection itself
-    assert eventually(lambda: held() <= before, LONG)
+        assert eventually(lambda: forwarder.held() <= before + 3, LONG), (
+            forwarder.held(),
+            before,
+        )  # of the connection itself
+    assert eventually(lambda: forwarder.held() <= before, LONG)
 
 
 # -- the relay by itself -----------------------------------------------------------------------------

@@ -4,6 +4,9 @@ pb          messages and services, generated
 translate   from what the mesh asks for to the engine's connections; pure
 policies    policy routes, and numbers for their tables; pure
 inodes      which process or name a namespace's number belongs to
+gate        gRPC's server as the engine sees it: calls to answer, from a process of its own
+speaker     that process
+frames      what the two say to each other
 relay       in front of gRPC: receives the descriptors that come along
 plane       connections of one generation: one at a time for each id, and what becomes of them
 monitor     streams of events

@@ -10,6 +10,8 @@ import grpc
 import grpc.aio
 import structlog
 
+from fastnl_engine.adapters.nsm.gate import Call
+
 STATUS = {
     "invalid": grpc.StatusCode.INVALID_ARGUMENT,
     "unsupported": grpc.StatusCode.UNIMPLEMENTED,
@@ -47,7 +49,7 @@ def refuse(code: str, field: str, problem: str) -> Refused:
 
 
 @contextlib.asynccontextmanager
-async def answering(context: grpc.aio.ServicerContext[Any, Any], ended: Callable[[str], None]) -> AsyncIterator[None]:
+async def answering(context: Call, ended: Callable[[str], None]) -> AsyncIterator[None]:
     """Around what answers a call: whatever is wrong becomes a status with a message.
 
     ended  called with the name of the status
@@ -74,7 +76,7 @@ def status_of(refused: Refused) -> grpc.StatusCode:
     return STATUS.get(refused.error["code"], grpc.StatusCode.UNKNOWN)
 
 
-async def abort(context: grpc.aio.ServicerContext[Any, Any], refused: Refused) -> NoReturn:
+async def abort(context: Call, refused: Refused) -> NoReturn:
     """Ends a call: the status by the code, code and message as its details, all fields as trailing metadata."""
     error = refused.error
     more = tuple(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -14,6 +13,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from fastnl_engine.adapters.nsm import translate
 from fastnl_engine.adapters.nsm.errors import answering
+from fastnl_engine.adapters.nsm.gate import Call, Gate
 from fastnl_engine.adapters.nsm.inodes import Inodes
 from fastnl_engine.adapters.nsm.monitor import Feed, in_parts
 from fastnl_engine.adapters.nsm.pb import (
@@ -38,8 +38,6 @@ ANSWER = 30.0  # seconds that it has for an answer
 
 log = structlog.get_logger()
 
-Context = grpc.aio.ServicerContext[Any, Any]
-
 
 class Legacy(
     forwarder_pb2_grpc.ForwarderServicer,
@@ -55,12 +53,12 @@ class Legacy(
         self._feed: Feed[CrossConnectEvent] = Feed()
         self.plane = Plane(port, PREFIX, settings.legacy, inodes, self._changed, broken, tables, self._counted)
 
-    def serve(self, server: grpc.aio.Server) -> None:
-        forwarder_pb2_grpc.add_ForwarderServicer_to_server(self, server)
-        forwarder_pb2_grpc.add_MechanismsMonitorServicer_to_server(self, server)
-        crossconnect_pb2_grpc.add_MonitorCrossConnectServicer_to_server(self, server)
+    def serve(self, gate: Gate) -> None:
+        forwarder_pb2_grpc.add_ForwarderServicer_to_server(self, gate)
+        forwarder_pb2_grpc.add_MechanismsMonitorServicer_to_server(self, gate)
+        crossconnect_pb2_grpc.add_MonitorCrossConnectServicer_to_server(self, gate)
 
-    async def Request(self, request: CrossConnect, context: Context) -> CrossConnect:
+    async def Request(self, request: CrossConnect, context: Call) -> CrossConnect:
         async def wire() -> None:
             await self.plane.wire(request.id, source, destination, request)
             self._tell(crossconnect_pb2.UPDATE, request)
@@ -70,7 +68,7 @@ class Legacy(
             await self.plane.alone(request.id, wire, lambda: self._close(request))
         return request
 
-    async def Close(self, request: CrossConnect, context: Context) -> Empty:
+    async def Close(self, request: CrossConnect, context: Call) -> Empty:
         async with answering(context, self._ended("Forwarder/Close")):
             await self.plane.alone(request.id, lambda: self._close(request))
         return Empty()
@@ -80,7 +78,7 @@ class Legacy(
         if was is not None:
             self._tell(crossconnect_pb2.DELETE, was)
 
-    async def MonitorMechanisms(self, request: Empty, context: Context) -> AsyncIterator[forwarder_pb2.MechanismUpdate]:
+    async def MonitorMechanisms(self, request: Empty, context: Call) -> AsyncIterator[forwarder_pb2.MechanismUpdate]:
         local = connection_pb2.Mechanism(cls="LOCAL", type="KERNEL_INTERFACE")
         remote = [
             connection_pb2.Mechanism(cls="REMOTE", type="VXLAN", parameters={"src_ip": address})
@@ -90,7 +88,7 @@ class Legacy(
         yield forwarder_pb2.MechanismUpdate(local_mechanisms=[local], remote_mechanisms=remote)
         await asyncio.Event().wait()  # they never change
 
-    async def MonitorCrossConnects(self, request: Empty, context: Context) -> AsyncIterator[CrossConnectEvent]:
+    async def MonitorCrossConnects(self, request: Empty, context: Call) -> AsyncIterator[CrossConnectEvent]:
         def initial() -> Iterator[CrossConnectEvent]:
             kind = crossconnect_pb2.INITIAL_STATE_TRANSFER
             for part in in_parts(list(self.plane.known)):

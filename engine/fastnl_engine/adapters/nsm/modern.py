@@ -14,7 +14,6 @@ import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -26,6 +25,7 @@ import fastnl
 from fastnl.netns import open_reference
 from fastnl_engine.adapters.nsm.counters import Counts
 from fastnl_engine.adapters.nsm.errors import Refused, answering, refuse
+from fastnl_engine.adapters.nsm.gate import Call, Gate
 from fastnl_engine.adapters.nsm.inodes import Inodes
 from fastnl_engine.adapters.nsm.monitor import Feed, in_parts
 from fastnl_engine.adapters.nsm.pb import (
@@ -57,8 +57,6 @@ INODE_URL = re.compile(r"inode://\d+/(\d{1,19})", re.ASCII)
 
 log = structlog.get_logger()
 
-Context = grpc.aio.ServicerContext[Any, Any]
-
 
 class Modern(networkservice_pb2_grpc.NetworkServiceServicer, connection_pb2_grpc.MonitorConnectionServicer):
     """A connection is known by the id of our segment of its path.
@@ -79,9 +77,9 @@ class Modern(networkservice_pb2_grpc.NetworkServiceServicer, connection_pb2_grpc
         self._expiries: dict[str, asyncio.TimerHandle] = {}
         self.plane = Plane(port, PREFIX, settings.modern, inodes, self._changed, broken, tables, lambda ids: None)
 
-    def serve(self, server: grpc.aio.Server) -> None:
-        networkservice_pb2_grpc.add_NetworkServiceServicer_to_server(self, server)
-        connection_pb2_grpc.add_MonitorConnectionServicer_to_server(self, server)
+    def serve(self, gate: Gate) -> None:
+        networkservice_pb2_grpc.add_NetworkServiceServicer_to_server(self, gate)
+        connection_pb2_grpc.add_MonitorConnectionServicer_to_server(self, gate)
 
     async def begin(self) -> None:
         await self.plane.begin()
@@ -95,7 +93,7 @@ class Modern(networkservice_pb2_grpc.NetworkServiceServicer, connection_pb2_grpc
 
     # -- calls ---------------------------------------------------------------------------------------
 
-    async def Request(self, request: NetworkServiceRequest, context: Context) -> Connection:
+    async def Request(self, request: NetworkServiceRequest, context: Call) -> Connection:
         async with answering(context, self._ended("NetworkService/Request")):
             ours = arrive(request.connection, self._settings.name)
             remaining = context.time_remaining()
@@ -105,14 +103,14 @@ class Modern(networkservice_pb2_grpc.NetworkServiceServicer, connection_pb2_grpc
             )
         raise AssertionError("answering ends what it keeps from raising")
 
-    async def Close(self, request: Connection, context: Context) -> Empty:
+    async def Close(self, request: Connection, context: Call) -> Empty:
         async with answering(context, self._ended("NetworkService/Close")):
             ours = arrive(request, self._settings.name)
             await self.plane.alone(ours.id, lambda: self._close(ours))
         return Empty()
 
     async def MonitorConnections(
-        self, request: connection_pb2.MonitorScopeSelector, context: Context
+        self, request: connection_pb2.MonitorScopeSelector, context: Call
     ) -> AsyncIterator[ConnectionEvent]:
         def chosen(connections: Iterable[Connection]) -> dict[str, Connection]:
             return {c.id: c for c in connections if selects(request, c)}

@@ -10,26 +10,21 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import grpc
-import grpc.aio
 import structlog
 
 from fastnl_engine.adapters.nsm import legacy, modern
 from fastnl_engine.adapters.nsm.counters import keep_counting, links_of
+from fastnl_engine.adapters.nsm.gate import Gate
 from fastnl_engine.adapters.nsm.inodes import Inodes
 from fastnl_engine.adapters.nsm.policies import Tables
 from fastnl_engine.adapters.nsm.probes import bind_probes, serve_probes
 from fastnl_engine.adapters.nsm.relay import Relay
 from fastnl_engine.adapters.nsm.settings import Settings
-from fastnl_engine.adapters.nsm.tls import server_credentials
 from fastnl_engine.engine import Engine
 from fastnl_engine.northbound.port import Port
 from fastnl_engine.northbound.thread import Life, Northbound
 
 GRACE = 1.0  # seconds that calls have to end in at a stop
-CALLS = 10_000  # at a time; beyond, they are refused with RESOURCE_EXHAUSTED
-STREAMS = 1000  # of them that one client may have; it keeps others back itself, as HTTP/2 has it
-HANDSHAKE = 10_000  # ms that a client has to speak HTTP/2 in
 
 log = structlog.get_logger()
 
@@ -53,8 +48,8 @@ def start(settings: Settings, engine: Engine, folder: Path) -> Northbound:
 class Forwarder:
     """Both generations at one address, from one defect to the next.
 
-    On a Unix socket a relay listens, as gRPC does not receive the descriptors that clients pass; gRPC itself is
-    behind it.  Raises OSError when the address cannot be had.
+    On a Unix socket a relay listens, as gRPC does not receive the descriptors that clients pass; the process that
+    speaks gRPC is behind it.  Raises OSError when the address cannot be had.
     """
 
     def __init__(self, settings: Settings, engine: Engine, folder: Path, stack: contextlib.AsyncExitStack) -> None:
@@ -70,31 +65,26 @@ class Forwarder:
         if settings.listen.startswith("unix:"):
             self._listening = stack.enter_context(_listen(settings.listen.removeprefix("unix:")))
             self._address = f"unix:{self._private('served')}"
-        self._bound: grpc.aio.Server | None = self._bind()
+        self._bound: Gate | None = self._bind()
+        stack.callback(self._release)
 
     def _private(self, name: str) -> str:
         return f"/proc/self/fd/{self._folder}/{name}"
 
-    def _bind(self) -> grpc.aio.Server:
-        options = {
-            "grpc.so_reuseport": 0,
-            "grpc.max_concurrent_streams": STREAMS,
-            "grpc.server_handshake_timeout_ms": HANDSHAKE,
-        }
-        server = grpc.aio.server(options=list(options.items()), maximum_concurrent_rpcs=CALLS)
+    def _bind(self) -> Gate:
         try:
-            if self._settings.tls is None:
-                server.add_insecure_port(self._address)
-            else:
-                server.add_secure_port(self._address, server_credentials(self._settings.tls))
-        except RuntimeError as e:
+            return Gate(self._address, self._settings.tls, [self._folder])
+        except OSError as e:
             raise OSError(f"nsm: cannot listen on {self._settings.listen}: {e}") from None
-        return server
+
+    def _release(self) -> None:
+        if self._bound is not None:
+            self._bound.close()
 
     async def life(self) -> None:
         """Serves until cancelled, or until something is wrong with us, which is raised."""
         settings, engine = self._settings, self._engine
-        server, self._bound = self._bound or self._bind(), None
+        gate, self._bound = self._bound or self._bind(), None
         inodes, tables = Inodes(), Tables()
         defect: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -106,6 +96,7 @@ class Forwarder:
             return lambda status: engine.metrics.nsm_calls.labels(method, status).inc()
 
         async with contextlib.AsyncExitStack() as stack:
+            stack.callback(gate.close)
             way = modern.Way(settings, self._private("next"), inodes.passed)
             stack.push_async_callback(way.close)
             first = legacy.Legacy(Port(engine, "nsm-legacy", legacy.PREFIX), inodes, settings, broken, tables, ended)
@@ -116,13 +107,13 @@ class Forwarder:
             stack.push_async_callback(later.end)
             await first.plane.begin()
             await later.begin()
-            first.serve(server)
-            later.serve(server)
+            first.serve(gate)
+            later.serve(gate)
             if self._listening is not None:
                 relay = Relay(self._listening, self._private("served"), inodes.passed)
                 stack.callback(relay.close)
-            stack.push_async_callback(server.stop, GRACE)
-            await server.start()
+            stack.push_async_callback(gate.stop, GRACE)
+            await gate.start(broken)
             self.serving = True
             stack.callback(setattr, self, "serving", False)
             log.info("forwarding for the mesh", listen=settings.listen, name=settings.name)

@@ -1,0 +1,188 @@
+"""gRPC in a process of its own: what happens to either of the two is not the other's end, and nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from fastnl.testing import eventually, ping
+from fastnl_engine.adapters.nsm.gate import Call, Gate
+from fastnl_engine.adapters.nsm.inodes import inode_of
+from fastnl_engine.adapters.nsm.testing import addresses, cross_connect, kernel
+
+LONG = 60
+SIZE = 50_000  # bytes of a message
+
+
+def runs(pid):
+    return Path(f"/proc/{pid}").exists()
+
+
+def pair(blue, red):
+    sides = [kernel("nsm0", inode_of(f"name:{room}")) for room in (blue, red)]
+    return cross_connect("1", *sides, addresses("172.16.1.1/30", "172.16.1.2/30"))
+
+
+def test_its_end_is_a_new_beginning(forwarder, blue, red):
+    nsm, asked = forwarder.face(), pair(blue, red)
+    nsm.cross.Request(asked, timeout=LONG)
+    first = forwarder.speaker
+    os.kill(first, signal.SIGKILL)
+    assert eventually(lambda: forwarder.log.count("forwarding for the mesh") == 2, LONG), forwarder.log
+    assert ping(blue, "172.16.1.2") and forwarder.speaker != first
+    nsm.cross.Request(asked, timeout=LONG, wait_for_ready=True)
+    nsm.cross.Close(asked, timeout=LONG)
+    assert forwarder.running
+
+
+def test_signals_are_for_the_engine(forwarder):
+    speaker = forwarder.speaker
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        os.kill(speaker, signum)
+    forwarder.face().cross.Close(cross_connect("none", kernel("a", 1), kernel("b", 1)), timeout=LONG)
+    assert forwarder.speaker == speaker
+    assert forwarder.stop() == 0 and not runs(speaker)
+
+
+def test_it_ends_with_the_engine(forwarder):
+    speaker = forwarder.speaker
+    forwarder.kill()
+    assert eventually(lambda: not runs(speaker), LONG)
+
+
+class Served:
+    """Handlers of calls without any service behind them."""
+
+    def __init__(self):
+        self.sent = 0
+        self.asked = asyncio.Event()
+        self.gone = asyncio.Event()
+        self.remaining = None
+
+    async def flood(self, request, context: Call):
+        while True:
+            self.sent += 1
+            yield b"x" * SIZE
+
+    async def three(self, request, context: Call):
+        for n in range(3):
+            yield bytes([n])
+
+    async def wait(self, request, context: Call):
+        self.remaining = context.time_remaining()
+        self.asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.gone.set()
+
+    async def refuse(self, request, context: Call):
+        await context.abort(grpc.StatusCode.NOT_FOUND, "no such thing", (("more-bin", b"\0\xff"),))
+
+    async def defect(self, request, context: Call):
+        raise RuntimeError("a defect")
+
+    def add_to(self, gate):
+        single, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
+        make = {"flood": stream, "three": stream, "wait": single, "refuse": single, "defect": single}
+        handlers = {name: kind(getattr(self, name), bytes, bytes) for name, kind in make.items()}
+        gate.add_registered_method_handlers("test", handlers)
+
+
+def over_gate(tmp_path, check):
+    async def run():
+        broken = []
+        gate = Gate(f"unix:{tmp_path}/served", None, [])
+        try:
+            served = Served()
+            served.add_to(gate)
+            await gate.start(broken.append)
+            async with grpc.aio.insecure_channel(f"unix:{tmp_path}/served") as channel, asyncio.timeout(LONG):
+                await check(served, channel)
+                await done_with(gate)
+            await gate.stop(0.1)
+        finally:
+            gate.close()
+        assert not broken
+
+    asyncio.run(run())
+
+
+async def done_with(gate):
+    while gate._calls:  # noqa: ASYNC110  it has no event for that, and the time is limited
+        await asyncio.sleep(0.02)
+
+
+def test_nothing_piles_up_for_who_reads_slowly(tmp_path):
+    async def check(served, channel):
+        call = channel.unary_stream("/test/flood")(b"")
+        assert len(await call.read()) == SIZE
+        before = -1
+        while served.sent > before:  # until it waits
+            before = served.sent
+            await asyncio.sleep(1)
+        assert served.sent < 1000  # some are on their way: windows of HTTP/2, buffers of sockets
+        for _ in range(before + 10):
+            assert len(await call.read()) == SIZE
+        assert served.sent > before
+        call.cancel()
+
+    over_gate(tmp_path, check)
+
+
+def test_streams_end_and_calls_do(tmp_path):
+    async def check(served, channel):
+        assert [message async for message in channel.unary_stream("/test/three")(b"")] == [b"\0", b"\1", b"\2"]
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary("/test/refuse")(b"")
+        assert (caught.value.code().name, caught.value.details()) == ("NOT_FOUND", "no such thing")
+        assert dict(caught.value.trailing_metadata())["more-bin"] == b"\0\xff"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary("/test/defect")(b"")
+        assert caught.value.code().name == "INTERNAL" and "a defect" in caught.value.details()
+
+    over_gate(tmp_path, check)
+
+
+def test_whoever_waits_no_more_is_heard_of(tmp_path):
+    async def check(served, channel):
+        call = channel.unary_unary("/test/wait")(b"", timeout=LONG)
+        await served.asked.wait()
+        assert 0 < served.remaining <= LONG
+        call.cancel()
+        await served.gone.wait()
+
+    over_gate(tmp_path, check)
+
+
+def test_calls_that_are_under_way_at_a_stop(tmp_path):
+    async def run():
+        gate, served = Gate(f"unix:{tmp_path}/served", None, []), Served()
+        try:
+            served.add_to(gate)
+            await gate.start(lambda e: None)
+            async with grpc.aio.insecure_channel(f"unix:{tmp_path}/served") as channel, asyncio.timeout(LONG):
+                call = channel.unary_unary("/test/wait")(b"")
+                await served.asked.wait()
+                await gate.stop(0.1)
+                assert served.gone.is_set()
+                with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
+                    await call
+        finally:
+            gate.close()
+        assert not runs(gate._process.pid)
+
+    asyncio.run(run())
+
+
+def test_an_address_that_cannot_be_had(tmp_path):
+    with pytest.raises(OSError):
+        Gate("192.0.2.77:1", None, [])
+    with pytest.raises(OSError):
+        Gate(f"unix:{tmp_path}/nowhere/served", None, [])
