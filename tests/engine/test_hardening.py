@@ -133,6 +133,26 @@ def test_the_engine_does_all_its_work_inside_the_fence(
     assert "Traceback" not in engine.log
 
 
+def test_the_mesh_is_served_inside_the_fence(
+    make_engine: Callable[..., EngineProcess], netns: Namespaces, tmp_path: Path
+):
+    pytest.importorskip("grpc", reason="the mesh is an extra")
+    from fastnl_engine.adapters.nsm.inodes import inode_of
+    from fastnl_engine.adapters.nsm.testing import Forwarder, addresses, cross_connect, kernel
+
+    rooms = [netns.make("blue"), netns.make("red")]
+    engine = make_engine("--nsm", f"unix:{tmp_path}/nsm.sock", instance="fenced", prefix=fence(allowed())).start()
+    mesh = Forwarder(f"unix:{tmp_path}/nsm.sock")
+    sides = [kernel("nsm0", inode_of(f"name:{room}")) for room in rooms]
+    asked = cross_connect("1", *sides, addresses("172.16.1.1/30", "172.16.1.2/30"))
+    mesh.cross.Request(asked, timeout=PATIENCE, wait_for_ready=True)
+    assert ping("blue", "172.16.1.2")
+    mesh.cross.Close(asked, timeout=PATIENCE)
+    mesh.channel.close()
+    assert engine.stop() == 0
+    assert "level=warning" not in engine.log
+
+
 @pytest.mark.parametrize("call", ["setns", "sched_setscheduler", "openat2"])
 def test_the_fence_is_there(make_engine: Callable[..., EngineProcess], call: str):
     """Without a call that it needs the engine does not work: so the filter above is one."""

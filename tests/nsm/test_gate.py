@@ -14,6 +14,7 @@ import pytest
 from fastnl.testing import eventually, ping
 from fastnl_engine.adapters.nsm.gate import Call, Gate
 from fastnl_engine.adapters.nsm.inodes import inode_of
+from fastnl_engine.adapters.nsm.speaker import CAP_NET_BIND_SERVICE
 from fastnl_engine.adapters.nsm.testing import addresses, cross_connect, kernel
 
 LONG = 60
@@ -48,6 +49,19 @@ def test_signals_are_for_the_engine(forwarder):
     forwarder.face().cross.Close(cross_connect("none", kernel("a", 1), kernel("b", 1)), timeout=LONG)
     assert forwarder.speaker == speaker
     assert forwarder.stop() == 0 and not runs(speaker)
+
+
+def test_strangers_talk_to_a_process_without_capabilities(forwarder, blue, red):
+    tasks = list(Path(f"/proc/{forwarder.speaker}/task").iterdir())
+    assert len(tasks) > 1
+    for task in tasks:
+        told = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
+        assert int(told["CapEff"], 16) | int(told["CapPrm"], 16) == 1 << CAP_NET_BIND_SERVICE
+        assert told["NoNewPrivs"] == "1"
+    asked = pair(blue, red)
+    forwarder.face().cross.Request(asked, timeout=LONG, wait_for_ready=True)
+    assert ping(blue, "172.16.1.2")
+    forwarder.face().cross.Close(asked, timeout=LONG)
 
 
 def test_it_ends_with_the_engine(forwarder):

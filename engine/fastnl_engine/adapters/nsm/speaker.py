@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import os
 import signal
 import socket
+import struct
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, TypeAlias, cast
@@ -33,6 +35,9 @@ OPTIONS = {
     "grpc.max_concurrent_streams": STREAMS,
     "grpc.server_handshake_timeout_ms": HANDSHAKE,
 }
+CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE = 2, 10  # include/uapi/linux/capability.h
+_CAPABILITY_VERSION_3 = 0x20080522
+_PR_SET_NO_NEW_PRIVS = 38  # include/uapi/linux/prctl.h
 STATUS: dict[int, grpc.StatusCode] = {status.value[0]: status for status in grpc.StatusCode}
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -108,6 +113,23 @@ class Speaker(grpc.GenericRpcHandler):
         return grpc.unary_stream_rpc_method_handler(answer)
 
 
+def give_up_capabilities(keep: set[int]) -> None:
+    """Leaves those that are kept, if they are there: strangers talk to this process, and it needs no more.
+
+    It is for the calling thread and for those that it starts.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    who = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    has = ctypes.create_string_buffer(24)  # effective, permitted, inheritable: of the first 32, then of the others
+    if libc.capget(who, has) == 0:
+        low = struct.unpack_from("I", has, 4)[0] & sum(1 << n for n in keep)
+        if libc.capset(who, struct.pack("6I", low, low, 0, 0, 0, 0)) == 0:
+            libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            return
+    problem = os.strerror(ctypes.get_errno())
+    structlog.get_logger().warning("keeps the engine's capabilities", reason=problem)
+
+
 async def end(context: Context, status: int, details: str, trailing: list[tuple[str, bytes]]) -> None:
     if status:
         await context.abort(STATUS[status], details, tuple((name, value) for name, value in trailing))
@@ -145,4 +167,7 @@ if __name__ == "__main__":
     gc.freeze()
     channel = socket.socket(fileno=int(sys.argv[1]))
     channel.setblocking(False)
-    asyncio.run(main(channel, sys.argv[2], msgspec.json.decode(sys.argv[3], type=Tls | None)))
+    tls = msgspec.json.decode(sys.argv[3], type=Tls | None)
+    # an agent of somebody else renews the files of TLS
+    give_up_capabilities({CAP_NET_BIND_SERVICE} | ({CAP_DAC_READ_SEARCH} if tls is not None else set()))
+    asyncio.run(main(channel, sys.argv[2], tls))
