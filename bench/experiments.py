@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 from pyroute2 import IPBatch
 
 from bench import messages
+from bench.peers import FORMS as FORMS_OF_PEERS
 from bench.peers import Peer
 from bench.replay import Floor
-from fastnl import Connection, End, Host, Veth, Wired, sweep
+from fastnl import Connection, End, Host, Wired, sweep
 from fastnl._nl import read_rows
 from fastnl_engine.bench import workloads
 from fastnl_engine.bench.churn import churn
-from fastnl_engine.bench.contenders import BATCH, ROOMS, Contender, Library, Step, Time, room, wired
+from fastnl_engine.bench.contenders import BATCH, Contender, Library, Step, Time, wired
 from fastnl_engine.bench.engine import CLIENTS, IN_FLIGHT, Engine
 from fastnl_engine.bench.results import Results, Series, Setting, distribution
 from fastnl_engine.bench.rounds import measure
@@ -37,14 +39,17 @@ class Form:
 
     pairs     of a round
     slow      pairs of a contender that takes tens of milliseconds for each
+    moved     pairs of one call that moves them, at most: each waits for itself
     standing  connections that are there already
     rates     arrivals a second
     lone      connections made one after the other
+    patience  seconds for the rounds of one comparison: after them no other round begins
     """
 
     rounds: int
     pairs: int
     slow: int
+    moved: int
     shapes: Sequence[str]
     batches: Sequence[int]
     standing: Sequence[int]
@@ -52,23 +57,29 @@ class Form:
     rates: Sequence[int]
     seconds: float
     lone: int
+    patience: float
 
 
 ALL = ("spread", "star", "mesh")
+# how much more patience than usual: for what figures to reach hang on, and for many contenders
+WEIGHTS = {
+    "levels": 20, "peers": 16, "deletes": 7, "lone": 6, "layers": 6, "peers-changes": 6, "clients": 2,
+}  # fmt: skip
 SIZES_OF_BATCHES = (1, 8, 64, 512)
 
 FORMS = {
     "smoke": Form(
-        rounds=1, pairs=8, slow=2, shapes=ALL[:1], batches=(1, 8), standing=(1, 20), clients=(1, 2),
-        rates=(40,), seconds=0.5, lone=5,
+        rounds=1, pairs=8, slow=2, moved=1, shapes=ALL[::2], batches=(1, 8), standing=(1, 20), clients=(1, 2),
+        rates=(40,), seconds=0.5, lone=5, patience=1,
     ),
     "short": Form(
-        rounds=5, pairs=256, slow=4, shapes=ALL, batches=SIZES_OF_BATCHES, standing=(1, 100, 1000), clients=(1, 8, 64),
-        rates=(100, 400), seconds=5, lone=100,
+        rounds=5, pairs=256, slow=4, moved=64, shapes=ALL, batches=SIZES_OF_BATCHES, standing=(1, 100, 1000),
+        clients=(1, 8, 64), rates=(100, 400), seconds=4, lone=100, patience=1.5,
     ),
     "full": Form(
-        rounds=9, pairs=512, slow=8, shapes=ALL, batches=SIZES_OF_BATCHES, standing=(1, 100, 1000, 3000, 10_000),
-        clients=(1, 2, 4, 8, 16, 32, 64), rates=(100, 400, 800), seconds=30, lone=300,
+        rounds=9, pairs=512, slow=8, moved=512, shapes=ALL, batches=SIZES_OF_BATCHES,
+        standing=(1, 100, 1000, 3000, 10_000), clients=(1, 2, 4, 8, 16, 32, 64), rates=(100, 400, 800), seconds=30,
+        lone=300, patience=6,
     ),
 }  # fmt: skip
 
@@ -103,9 +114,10 @@ class Run:
             "kind": workload.kind, "shape": workload.shape, "addresses": workload.addresses, "routes": workload.routes,
         }  # fmt: skip
         what = ", ".join(str(x) for x in (workload.kind, workload.shape, *setting.values()))
+        until = time.monotonic() + self.form.patience * WEIGHTS.get(experiment, 1)
         measure(
             self.results, experiment, about | setting, contenders, steps,
-            rounds=self.form.rounds, only=only, latencies=latencies,
+            rounds=self.form.rounds, only=only, latencies=latencies, until=until,
             tell=lambda name: self.tell(f"{experiment} ({what}): {name}"),
         )  # fmt: skip
 
@@ -121,6 +133,13 @@ def each(run: Run, shapes: Sequence[str] | None = None) -> Iterator[Workload]:
     """A workload for each kind and shape."""
     for kind, shape in itertools.product(KINDS, run.form.shapes if shapes is None else shapes):
         yield Workload(shape, kind, run.form.pairs)
+
+
+def abridged(run: Run, values: Sequence[T]) -> Iterator[tuple[Workload, T]]:
+    """The first shape with each of the values, the others with the last one alone."""
+    for workload in each(run):
+        for value in values if workload.shape == run.form.shapes[0] else values[-1:]:
+            yield workload, value
 
 
 def two_shapes(run: Run) -> Sequence[str]:
@@ -158,6 +177,7 @@ def byte_level(run: Run) -> None:
 
 
 SIZES = ((0, 0), (1, 0), (4, 0), (1, 1), (4, 4))  # addresses and routes of an end
+T = TypeVar("T")
 
 
 # -- the library -------------------------------------------------------------------------------------
@@ -174,7 +194,7 @@ def batches(run: Run) -> None:
 
 def sizes(run: Run) -> None:
     """What do addresses and routes cost?"""
-    for workload, (addresses, routes) in itertools.product(each(run, run.form.shapes[:1]), SIZES):
+    for workload, (addresses, routes) in abridged(run, SIZES):
         workload = replace(workload, addresses=addresses, routes=routes)
         made = connections_of(workload)
         run.compare("sizes", workload, [Floor(made, run.place()), Library(made)])
@@ -182,19 +202,33 @@ def sizes(run: Run) -> None:
 
 def changes(run: Run) -> None:
     """What does it cost to change a connection that is up: another address and MTU, another namespace?"""
-    for n in range(ROOMS):
-        workloads.make_namespace(room(n))
-    for workload, step in itertools.product(each(run, run.form.shapes[:1]), CHANGES):
-        # a move waits for grace periods
-        workload = replace(workload, count=min(workload.count, run.form.slow * (4 if step == "move" else 64)))
-        steps: list[Step] = ["create", step, "delete"]
-        made = connections_of(workload)
-        with Engine(made, run.place()) as engine:
-            contenders: list[Contender] = [Floor(made, run.place(), steps), Library(made), engine]
-            run.compare("changes", workload, contenders, steps, only=[step])
+    make_rooms()
+    few = run.form.slow * 4
+    for workload, step in itertools.product(each(run), CHANGES):
+        at_once = [n for n in run.form.batches if step != "move" or n <= run.form.moved]
+        usual = max(n for n in at_once if n <= (few if step == "move" else BATCH))
+        for batch in at_once if workload.shape == run.form.shapes[0] else [usual]:
+            # what is moved waits for grace periods of its own, and so does what is deleted one by one
+            most = few if step == "move" else min(workload.count // 2, batch * few)
+            _change(run, replace(workload, count=max(batch, most)), step, batch, engine=batch == usual)
+
+
+def _change(run: Run, workload: Workload, step: Step, batch: int, *, engine: bool) -> None:
+    steps: list[Step] = ["create", step, "delete"]
+    made = connections_of(workload)
+    with contextlib.ExitStack() as stack:
+        contenders: list[Contender] = [Floor(made, run.place(), steps, batch=batch), Library(made, batch)]
+        if engine:
+            contenders.append(stack.enter_context(Engine(made, run.place())))
+        run.compare("changes", workload, contenders, steps, only=[step], batch=batch)
 
 
 CHANGES: tuple[Step, ...] = ("update", "recreate", "move")
+
+
+def make_rooms() -> None:
+    for name in workloads.ROOMS:
+        workloads.make_namespace(name)
 
 
 def growth(run: Run) -> None:
@@ -249,7 +283,8 @@ def deletes(run: Run) -> None:
     for workload in each(run):
         made = connections_of(workload)
         few = made[: run.form.slow * 4]
-        contenders = [
+        contenders: list[Contender] = [
+            Floor(made, run.place(), batch=len(made)),
             Variant("one by one", Library(few, sweep=1)),
             Variant("one by one, 16 at a time", Library(few, sweep=1, at_once=16)),
             *(Variant(f"{n} in one sweep", Library(made, sweep=n)) for n in run.form.batches if 1 < n < len(made)),
@@ -275,13 +310,11 @@ def levels(run: Run) -> None:
                 stack.enter_context(Engine(made, run.place(), durable=False)),
                 stack.enter_context(Engine(made, run.place(), together=IN_FLIGHT)),
             ]
-            pairs = [c for c in made if isinstance(c, Veth)]
-            if pairs:
-                contenders += _northbounds(run, pairs, stack)
+            contenders += _northbounds(run, workload.kind, made, stack)
             run.compare("levels", workload, contenders, batch=BATCH, clients=CLIENTS)
 
 
-def _northbounds(run: Run, pairs: Sequence[Veth], stack: contextlib.ExitStack) -> list[Contender]:
+def _northbounds(run: Run, kind: str, made: Sequence[Connection], stack: contextlib.ExitStack) -> list[Contender]:
     try:
         from bench.northbounds import CONTENDERS
     except ImportError as e:
@@ -289,8 +322,11 @@ def _northbounds(run: Run, pairs: Sequence[Veth], stack: contextlib.ExitStack) -
         return []
     found: list[Contender] = []
     for contender in CONTENDERS:
+        if kind not in contender.kinds:
+            run.results.missing[f"{contender.name}, {kind}"] = contender.without
+            continue
         try:
-            found.append(stack.enter_context(contender(pairs, run.place())))
+            found.append(stack.enter_context(contender(made, run.place())))
         except FileNotFoundError as e:
             run.results.missing[contender.name] = f"no {e.filename} here"
     return found
@@ -339,7 +375,7 @@ def lone(run: Run) -> None:
 
 def clients(run: Run) -> None:
     """How does the engine fare with few and many clients?"""
-    for workload, count in itertools.product(each(run, run.form.shapes[:1]), run.form.clients):
+    for workload, count in abridged(run, run.form.clients):
         made = connections_of(workload)
         with (
             Engine(made, run.place(), clients=count) as one,
@@ -350,21 +386,22 @@ def clients(run: Run) -> None:
 
 def arrivals(run: Run) -> None:
     """How long does a request take while others come and go at random, at a rate that does not wait?"""
-    for workload, rate in itertools.product(each(run, run.form.shapes[:1]), run.form.rates):
-        for count, durable in itertools.product((run.form.clients[0], run.form.clients[-1]), (True, False)):
-            made = connections_of(replace(workload, count=max(64, min(run.form.pairs, rate))))
-            who = "engine" if durable else "engine, not durable"
-            run.tell(f"arrivals ({workload.kind}, {rate}/s, {count} clients): {who}")
-            folder = run.place()
-            folder.mkdir()
-            with EngineProcess(folder, *([] if durable else ["--no-durable"]), instance="churn") as engine:
-                found = churn(engine, made, rate=rate, seconds=run.form.seconds, clients=count)
-            for step, seconds in (("create", found.create), ("delete", found.delete)):
-                values = distribution([1e3 * x for x in seconds])
-                setting: Setting = {"kind": workload.kind, "shape": workload.shape, "rate": rate, "clients": count}
-                middle = [value for percent, value in values if percent == 50]
-                series = Series("arrivals", setting, who, "born", step, "ms", len(seconds), middle, [], values)
-                run.results.series.append(series)
+    few, many = run.form.clients[0], run.form.clients[-1]
+    cases = [(r, *how) for r in run.form.rates for how in ((many, False), (few, True), (many, True))]
+    for workload, (rate, count, durable) in abridged(run, cases):
+        made = connections_of(replace(workload, count=max(64, min(run.form.pairs, rate))))
+        who = "engine" if durable else "engine, not durable"
+        run.tell(f"arrivals ({workload.kind}, {workload.shape}, {rate}/s, {count} clients): {who}")
+        folder = run.place()
+        folder.mkdir()
+        with EngineProcess(folder, *([] if durable else ["--no-durable"]), instance="churn") as engine:
+            found = churn(engine, made, rate=rate, seconds=run.form.seconds, clients=count)
+        for step, seconds in (("create", found.create), ("delete", found.delete)):
+            values = distribution([1e3 * x for x in seconds])
+            setting: Setting = {"kind": workload.kind, "shape": workload.shape, "rate": rate, "clients": count}
+            middle = [value for percent, value in values if percent == 50]
+            series = Series("arrivals", setting, who, "born", step, "ms", len(seconds), middle, [], values)
+            run.results.series.append(series)
 
 
 # -- what others do ----------------------------------------------------------------------------------
@@ -375,12 +412,32 @@ def peers(run: Run) -> None:
     for workload in each(run, two_shapes(run)):
         made = connections_of(workload)
         with contextlib.ExitStack() as stack:
-            contenders: list[Contender] = [Floor(made, run.place())]
-            for peer, form in ((p, f) for p in run.peers for f in p.forms):
-                work = replace(workload, count=min(workload.count, _count(run, peer, form)))
-                process = Process(peer.name, form, work, run.place(), peer.command)
-                contenders.append(stack.enter_context(process))
+            contenders: list[Contender] = [Floor(made, run.place()), Floor(made, run.place(), kept=True)]
+            for peer, form in itertools.product(run.peers, FORMS_OF_PEERS):
+                contenders.append(stack.enter_context(_process(run, workload, peer, form, _count(run, peer, form))))
             run.compare("peers", workload, contenders)
+
+
+def peers_changes(run: Run) -> None:
+    """What does a change of a connection that is up cost these programs?"""
+    make_rooms()
+    steps: list[Step] = ["create", "update", "move", "delete"]
+    for workload in each(run, run.form.shapes[:1]):
+        workload = replace(workload, count=min(BATCH, run.form.pairs))
+        made = connections_of(workload)
+        with contextlib.ExitStack() as stack:
+            contenders: list[Contender] = [Floor(made, run.place(), steps)]
+            contenders += [
+                stack.enter_context(_process(run, workload, peer, "born", _count(run, peer, "born")))
+                for peer in run.peers
+                if peer.changes
+            ]
+            run.compare("peers-changes", workload, contenders, steps, only=["update", "move"])
+
+
+def _process(run: Run, workload: Workload, peer: Peer, form: str, count: int) -> Process:
+    workload = replace(workload, count=min(workload.count, count))
+    return Process(peer.name, form, workload, run.place(), peer.command)
 
 
 def _count(run: Run, peer: Peer, form: str) -> int:
@@ -389,20 +446,22 @@ def _count(run: Run, peer: Peer, form: str) -> int:
         return run.form.slow
     if peer.name in ("library", "vishvananda/netlink"):
         return run.form.pairs
-    return run.form.slow * (16 if peer.name == "ip -batch" else 4)
+    return run.form.slow * (8 if peer.name == "ip -batch" else 4)
 
 
+# what figures to reach hang on comes first: what was measured is kept, should somebody lose patience
 EXPERIMENTS: dict[str, Callable[[Run], None]] = {
     "bytes": byte_level,
+    "levels": levels,
+    "peers": peers,
+    "deletes": deletes,
+    "lone": lone,
+    "growth": growth,
+    "layers": layers,
     "batches": batches,
     "sizes": sizes,
-    "changes": changes,
-    "levels": levels,
-    "layers": layers,
-    "lone": lone,
     "clients": clients,
     "arrivals": arrivals,
-    "growth": growth,
-    "deletes": deletes,
-    "peers": peers,
+    "changes": changes,
+    "peers-changes": peers_changes,
 }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 
+from fastnl_engine.bench.contenders import BATCH
 from fastnl_engine.bench.results import Results, Series
 
 # told apart by those who do not see all colours as well (Okabe and Ito)
@@ -42,13 +43,23 @@ def growth(results: Results) -> str:
     return _lines(results, "growth", "standing", "connections that are up", "us for one more", rate=False, log=10)
 
 
-def _lines(results: Results, experiment: str, x: str, xlabel: str, ylabel: str, *, rate: bool, log: int) -> str:
+def clients(results: Results) -> str:
+    """Creates a second by the number of clients."""
+    whose = ("engine", "engine, not durable")
+    return _lines(results, "clients", "clients", "clients", "creates a second", rate=True, log=2, whose=whose)
+
+
+def _lines(
+    results: Results, experiment: str, x: str, xlabel: str, ylabel: str, *, rate: bool, log: int,
+    whose: tuple[str, str] = ("library", "floor"),
+) -> str:  # fmt: skip
+    """The first of `whose` in full lines, the other in dotted ones."""
     series = [s for s in results.find(experiment, step="create") if s.rounds]
     kinds = _values(series, "kind")
     figure, axes = plt.subplots(1, len(kinds), figsize=(5 * len(kinds), 3.6), squeeze=False)
     for ax, kind in zip(axes[0], kinds, strict=True):
         for colour, shape in zip(COLOURS, _values(series, "shape"), strict=False):
-            for who, style in (("library", "-"), ("floor", ":")):
+            for who, style in zip(whose, ("-", ":"), strict=True):
                 points = [s for s in series if (s.who, s.setting["kind"], s.setting["shape"]) == (who, kind, shape)]
                 points.sort(key=lambda s: s.setting[x])
                 xs = [s.setting[x] for s in points]
@@ -57,16 +68,45 @@ def _lines(results: Results, experiment: str, x: str, xlabel: str, ylabel: str, 
                     for f in (lambda s: s.median, lambda s: min(s.rounds), lambda s: max(s.rounds))
                 )
                 ax.plot(xs, ys, style, color=colour, marker="o", markersize=4, label=f"{who}, {shape}")
-                if who == "library":
+                if who == whose[0]:
                     ax.fill_between(xs, low, high, color=colour, alpha=0.12, linewidth=0)
         ax.set(title=kind, xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
-        ax.set_xscale("log", base=log)
-        ax.set_xticks(
-            sorted({s.setting[x] for s in series}), [f"{v:,}" for v in sorted({s.setting[x] for s in series})]
-        )
-        ax.minorticks_off()
+        _ticks(ax, _values(series, x), log)
         ax.legend(fontsize=8)
     return _svg(figure)
+
+
+def _ticks(ax: Any, measured: Iterable[int], log: int) -> None:
+    """A tick for each value that was measured."""
+    values = sorted(set(measured))
+    ax.set_xscale("log", base=log)
+    ax.set_xticks(values, [f"{value:,}" for value in values])
+    ax.minorticks_off()
+
+
+def changes(results: Results) -> str:
+    """What an update, a move and a connection made anew cost by size of batch, in the first shape."""
+    series = results.find("changes")
+    kinds, shape = _values(series, "kind"), _values(series, "shape")[0]
+    figure, axes = plt.subplots(1, len(kinds), figsize=(5 * len(kinds), 3.6), squeeze=False, sharey=True)
+    for ax, kind in zip(axes[0], kinds, strict=True):
+        for colour, step in zip(COLOURS, dict.fromkeys(s.step for s in series), strict=False):
+            for who, style in (("library", "-"), ("floor", ":")):
+                points = results.find("changes", who=who, step=step, kind=kind, shape=shape)
+                points.sort(key=_batch)
+                xs = [_batch(s) for s in points]
+                label = f"{step}, {who}"
+                ax.plot(xs, [s.median for s in points], style, color=colour, marker="o", markersize=4, label=label)
+        ax.set(title=kind, xlabel="connections of one call", ylabel="us for each", yscale="log")
+        ax.yaxis.set_major_formatter("{x:,g}")
+        _ticks(ax, map(_batch, series), 2)
+        ax.legend(fontsize=8)
+    return _svg(figure)
+
+
+def _batch(s: Series) -> int:
+    """Of a result that does not say it, the usual one."""
+    return int(s.setting.get("batch", BATCH))
 
 
 def latencies(results: Results) -> str:
@@ -79,7 +119,9 @@ def latencies(results: Results) -> str:
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False, sharey=True)
     for ax, (title, series) in zip(axes[0], panels, strict=True):
         for s in series:
-            label = s.who if s.experiment == "lone" else f"{s.who}; clients: {s.setting['clients']}"
+            label = s.who
+            if s.experiment == "arrivals":
+                label += f"; {s.setting['shape']}, clients: {s.setting['clients']}"
             ax.plot([ms for _, ms in s.distribution], [percent for percent, _ in s.distribution], label=label)
         ax.set(title=title, xlabel="milliseconds", xscale="log", ylim=(0, 100))
         ax.xaxis.set_major_formatter("{x:g}")
@@ -139,17 +181,33 @@ def peers(results: Results) -> str:
     shape = _values(series, "shape")[0]
     series = sorted((s for s in series if s.setting["shape"] == shape), key=lambda s: -s.median)
     figure, ax = plt.subplots(figsize=(9, 0.8 + 0.32 * len(series)))
+    _rates(ax, series, "connections made a second")
+    return _svg(figure)
+
+
+def peers_changes(results: Results) -> str:
+    """Updates and moves a second of everyone."""
+    steps = {"update": "updates a second", "move": "moves a second"}
+    found = {step: results.find("peers-changes", step=step, kind="veth") for step in steps}
+    height = 0.8 + 0.32 * max(len(series) for series in found.values())
+    figure, axes = plt.subplots(1, 2, figsize=(11, height))
+    for ax, (step, xlabel) in zip(axes, steps.items(), strict=True):
+        _rates(ax, sorted(found[step], key=lambda s: -s.median), xlabel)
+    return _svg(figure)
+
+
+def _rates(ax: Any, series: Sequence[Series], xlabel: str) -> None:
+    """A bar for each; the scale is logarithmic."""
     for y, s in enumerate(series):
         rate = 1e6 / s.median
-        colour = OURS if s.who == "library" else FLOOR if s.who == "floor" else THEIRS
+        colour = OURS if s.who == "library" else FLOOR if s.who.startswith("floor") else THEIRS
         ax.barh(y, rate, color=colour, alpha=0.6 if s.form == "moved" else 1)
         ax.text(rate * 1.05, y, f"{rate:,.0f}", va="center", fontsize=9)
     ax.set_yticks(range(len(series)), [_peer(s) for s in series])
-    ax.set(xscale="log", xlabel="connections made a second", xlim=(1, None))
+    ax.set(xscale="log", xlabel=xlabel, xlim=(1, None))
     ax.xaxis.set_major_formatter("{x:,g}")
     ax.grid(axis="y", visible=False)
     ax.margins(x=0.12)
-    return _svg(figure)
 
 
 def _peer(s: Series) -> str:
@@ -157,6 +215,7 @@ def _peer(s: Series) -> str:
     names = {
         "library": "fastnl, library",
         "floor": "the floor: bytes alone",
+        "floor, sockets kept": "the floor, sockets kept open",
         "seed's sequence": "one message at a time",
     }
     return f"{names.get(s.who, s.who)}{', create and move' if s.form == 'moved' else ''}"
@@ -179,6 +238,9 @@ FIGURES: dict[str, Callable[[Results], str]] = {
     "layers": layers,
     "batches": batches,
     "lone": latencies,
+    "clients": clients,
+    "changes": changes,
+    "peers-changes": peers_changes,
     "growth": growth,
     "deletes": deletes,
 }

@@ -1,7 +1,6 @@
 """The other ways into the engine as contenders: keys in etcd, and the gRPC of a forwarder of a mesh.
 
-Both take pairs only.  Requests are packed before the clock runs, and IN_FLIGHT are on their way.  Each engine is
-durable.
+Requests are packed before the clock runs, and IN_FLIGHT are on their way.  Each engine is durable.
 """
 
 from __future__ import annotations
@@ -15,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
+from pyroute2 import IPRoute
 
-from fastnl import Veth
+from fastnl import Connection, Veth, Vxlan
 from fastnl_engine.adapters.nsm.inodes import inode_of
-from fastnl_engine.adapters.nsm.testing import addresses, cross_connect, kernel
+from fastnl_engine.adapters.nsm.testing import addresses, cross_connect, kernel, vxlan
 from fastnl_engine.bench.contenders import Clock, Step, Time
 from fastnl_engine.bench.engine import IN_FLIGHT
 from fastnl_engine.kv import open_etcd
@@ -44,10 +44,12 @@ class EtcdNorthbound:
 
     name = "etcd northbound"
     form = "born"
+    kinds = ("veth",)
+    without = "Ligato's Linux plugins have no tunnels; `python -m bench.fleet` measures those of hosts with one etcd"
 
-    def __init__(self, connections: Sequence[Veth], folder: Path) -> None:
+    def __init__(self, connections: Sequence[Connection], folder: Path) -> None:
         self.count = len(connections)
-        self._values = [half for c in connections for half in _halves(c)]
+        self._values = [half for c in connections if isinstance(c, Veth) for half in _halves(c)]
         self._folder = folder
 
     def __enter__(self) -> EtcdNorthbound:
@@ -97,22 +99,31 @@ def _halves(c: Veth) -> list[tuple[str, bytes]]:
 
 
 class Forwarder:
-    """One cross connect a pair, requested and closed."""
+    """One cross connect a connection, requested and closed: between two namespaces, or a namespace and a tunnel."""
 
     name = "gRPC forwarder"
     form = "born"
+    kinds = ("veth", "vxlan")
+    without = ""
 
-    def __init__(self, connections: Sequence[Veth], folder: Path) -> None:
+    def __init__(self, connections: Sequence[Connection], folder: Path) -> None:
         self.count = len(connections)
         inodes = {e.netns: inode_of(f"name:{e.netns}") for c in connections for e in c.ends}
         self._messages = []
+        env = {}
         for c in connections:
-            ends = [kernel(e.ifname, inodes[e.netns]) for e in c.ends]
+            sides = [kernel(e.ifname, inodes[e.netns]) for e in c.ends]
+            if isinstance(c, Vxlan):
+                sides.append(vxlan(str(c.local), str(c.remote), c.vni))
+                env["NSM_FORWARDER_SRC_IP"] = str(c.local)
             context = addresses(*(e.addresses[0].text for e in c.ends))
-            self._messages.append(cross_connect(c.id, *ends, context).SerializeToString())
+            self._messages.append(cross_connect(c.id, *sides, context).SerializeToString())
+        for address in env.values():
+            with IPRoute() as ipr:  # a forwarder looks whether its tunnels' address is there
+                ipr.addr("replace", index=ipr.link_lookup(ifname="lo")[0], address=address, prefixlen=32)
         folder.mkdir(parents=True)
         self._target = f"unix:{folder}/nsm.sock"
-        self._engine = EngineProcess(folder, "--nsm", self._target, instance="bench-nsm")
+        self._engine = EngineProcess(folder, "--nsm", self._target, instance="bench-nsm", env=env)
 
     def __enter__(self) -> Forwarder:
         self._engine.start()

@@ -1,9 +1,10 @@
 """`make bench-report`: one HTML page, with pictures and tables, about what `make bench` found.
 
-    python -m bench.report [RESULTS.json] [--out bench/out/report.html] [--readme]
+    python -m bench.report [RESULTS.json] [--out bench/out/report.html] [--readme] [--markdown EXPERIMENT]
 
 Without RESULTS.json it takes bench/out/results.json, or, where nothing was measured yet, the newest of bench/results.
---readme writes the two pictures of the README to docs/figures as well.
+--readme writes the two pictures of the README to docs/figures as well.  --markdown writes nothing and prints one table:
+that of the experiment, or of the figures to reach (`targets`).
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import html
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench import figures, tables
 from bench.experiments import EXPERIMENTS
 from bench.targets import targets
-from bench.words import MEANINGS, WORDS
+from bench.words import MEANINGS, TARGETS, WORDS
 from fastnl_engine.bench.results import Results
 
 HERE = Path(__file__).parent
@@ -51,7 +52,7 @@ def _page(results: Results) -> Iterator[str]:
     for who, why in results.missing.items():
         yield f"<p><b>Missing: {html.escape(who)}</b>: {html.escape(why)}.</p>"
     if found := targets(results):
-        yield "<h2>What was to be reached</h2>"
+        yield f"<h2>What was to be reached</h2><p>{TARGETS}</p>"
         yield _table(tables.of_targets(found))
     order = [*figures.FIGURES, *(name for name in EXPERIMENTS if name not in figures.FIGURES)]
     for name in order:
@@ -68,11 +69,11 @@ def _inline(svg: str) -> str:
 
 
 def _table(sheet: tables.Sheet) -> str:
-    def cells(tag: str, values: object) -> str:
+    def cells(tag: str, values: Sequence[str]) -> str:
         out = []
-        for n, value in enumerate(values):  # type: ignore[call-overload]
-            kind = " class=word" if n < sheet.words else " class=missed" if value == "missed" else ""
-            out.append(f"<{tag}{kind}>{html.escape(str(value))}</{tag}>")
+        for n, value in enumerate(values):
+            kind = " class=word" if n < sheet.words else " class=missed" if value.startswith("missed") else ""
+            out.append(f"<{tag}{kind}>{html.escape(value)}</{tag}>")
         return "<tr>" + "".join(out) + "</tr>"
 
     rows = "".join(cells("td", row) for row in sheet.rows)
@@ -94,8 +95,13 @@ def main() -> None:
     parser.add_argument("results", type=Path, nargs="?", default=None)
     parser.add_argument("--out", type=Path, default=HERE / "out" / "report.html")
     parser.add_argument("--readme", action="store_true")
+    parser.add_argument("--markdown", choices=["targets", *EXPERIMENTS], metavar="EXPERIMENT")
     options = parser.parse_args()
     results = Results.read(options.results or default())
+    if options.markdown:
+        wanted = tables.of_targets(targets(results)) if options.markdown == "targets" else None
+        print((wanted or tables.sheet(results, options.markdown)).as_markdown())
+        return
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(page(results))
     print(os.path.relpath(options.out))

@@ -23,6 +23,10 @@ class Sheet:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
 
+    def as_markdown(self) -> str:
+        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
     def for_terminal(self) -> Table:
         table = Table(title=self.title, min_width=96)
         for n, column in enumerate(self.columns):
@@ -76,10 +80,11 @@ def _constant(series: Sequence[Series], varying: Sequence[str]) -> str:
     """What is the same in all of them, in words."""
     same = {name: value for s in series for name, value in s.setting.items() if name not in varying}
     words = [f"{name} {value}" for name, value in same.items()]
-    rounds = max((len(s.rounds) for s in series), default=0)
-    return ", ".join([*words, f"{rounds} rounds"])
+    rounds = sorted({len(s.rounds) for s in series})
+    return ", ".join([*words, f"{' to '.join(str(n) for n in dict.fromkeys((rounds[0], rounds[-1])))} rounds"])
 
 
 def of_targets(found: Sequence[Target]) -> Sheet:
-    rows = [(t.what, t.where, t.target, t.found, "met" if t.met else "missed") for t in found]
-    return Sheet("figures to reach", 2, ("what", "where", "target", "measured", ""), rows)
+    rows = [(t.what, t.where, t.target, t.found, t.floors, t.verdict) for t in found]
+    columns = ("what", "where", "target", "measured", "the floor reaches", "")
+    return Sheet("figures to reach", 2, columns, rows)

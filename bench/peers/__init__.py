@@ -15,11 +15,18 @@ GO = "vishvananda/netlink"
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """forms: in which it can make a connection; command: of a program of its own, else it is one of worker.KNOWN."""
+    """A program that is measured beside fastnl.
+
+    command   of a program of its own; without one it is one of worker.KNOWN
+    changes   whether it can change what is up
+    """
 
     name: str
-    forms: Sequence[str] = ("born", "moved")
     command: Sequence[str] = ()
+    changes: bool = True
+
+
+FORMS = ("born", "moved")
 
 
 def find() -> tuple[list[Peer], dict[str, str]]:
@@ -27,7 +34,7 @@ def find() -> tuple[list[Peer], dict[str, str]]:
 
     To be called where modules for Go can be downloaded, that is before the process leaves the machine's network.
     """
-    found, missing = [Peer("library", ("born",)), Peer("seed's sequence", ("moved",))], {}
+    found, missing = [Peer("library"), Peer("seed's sequence", changes=False)], {}
     for names, there, why in (
         (("ip", "ip -batch"), shutil.which("ip"), "no `ip` here; it comes with iproute2"),
         (("pyroute2", "pyroute2 IPBatch"), importlib.util.find_spec("pyroute2"), "pyroute2 is not installed"),

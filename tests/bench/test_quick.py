@@ -25,7 +25,8 @@ pytestmark = [pytest.mark.measures, pytest.mark.kernel, pytest.mark.timeout(300)
 
 
 def fastnl(*words: str, prefix: tuple[str, ...] = (), path: str = "") -> subprocess.CompletedProcess[str]:
-    environ = os.environ | {"PATH": f"{path}:{os.environ['PATH']}"} if path else None
+    """path: where programs are looked for, instead of the usual places."""
+    environ = os.environ | {"PATH": path} if path else None
     # not from the source tree: what it needs has to be installed
     command = [*prefix, sys.executable, "-c", "from fastnl_engine.cli import main; main()", *words]
     return subprocess.run(command, cwd="/", env=environ, capture_output=True, text=True, check=False)
@@ -45,7 +46,20 @@ def test_bench_measures_and_leaves_nothing(short_folder, fits_schema, kind):
     who = {(s["who"], s["step"]) for s in found["series"]}
     for name in ("library", "engine", "engine, not durable", "pyroute2", "ip -batch", "seed's sequence"):
         assert {(name, "create"), (name, "delete")} <= who
+    assert set(found["missing"]) == {"floor", "vishvananda/netlink", "etcd northbound, gRPC forwarder"}
     assert list(short_folder.iterdir()) == []
+
+
+def test_bench_names_what_is_not_here(short_folder, tmp_path):
+    done = fastnl("bench", *SMALL, "--folder", str(short_folder), path=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    for who in (
+        "ip -batch: no `ip` here",
+        "floor: it is",
+        "vishvananda/netlink: it is",
+        "etcd northbound, gRPC forwarder",
+    ):
+        assert f"left out: {who}" in done.stdout
 
 
 def test_bench_prints_a_table_for_people(short_folder):
@@ -67,7 +81,7 @@ def test_a_program_that_fails_ends_the_measurement_with_its_name(tmp_path, short
     broken = tmp_path / "ip"
     broken.write_text("#!/bin/sh\nexit 3\n")
     broken.chmod(0o755)
-    done = fastnl("bench", *SMALL, "--folder", str(short_folder), path=str(tmp_path))
+    done = fastnl("bench", *SMALL, "--folder", str(short_folder), path=f"{tmp_path}:{os.environ['PATH']}")
     assert done.returncode == 1
     assert "the measurement failed: ip -batch (born) did not survive create" in done.stderr
     assert list(short_folder.iterdir()) == []

@@ -11,8 +11,8 @@ import pytest
 from bench import compare
 from bench.figures import FIGURES
 from bench.peers import find
-from bench.report import README
-from bench.tables import sheet
+from bench.report import README, page
+from bench.tables import of_targets, sheet
 from bench.targets import targets
 from fastnl_engine.bench.contenders import Time
 from fastnl_engine.bench.results import Results, Series, distribution
@@ -161,6 +161,45 @@ def test_deletes_are_compared_with_one_by_one():
     assert [(t.found, t.met) for t in targets(found)] == [("0.40 ms", True), ("50 x", True)]
 
 
+@pytest.mark.parametrize(
+    ("peer", "found", "verdict"),
+    [(400.0, "4.00 x", "met"), (320.0, "3.20 x", "met"), (280.0, "2.80 x", "missed"), (200.0, "2.00 x", "")],
+)
+def test_a_figure_that_the_floor_misses_too_is_told_from_one_that_fastnl_misses(peer, found, verdict):
+    """The sockets that are kept make the better of the two floors, and what is moved is not the library to compare."""
+    moved = series("library", [4e4] * 3, experiment="peers")
+    moved.form = "moved"
+    measured = results(
+        moved,
+        *(series(who, [cost] * 3, experiment="peers") for who, cost in (
+            ("library", 100.0), ("floor", 95.0), ("floor, sockets kept", 90.0), ("vishvananda/netlink", peer)
+        )),
+    )  # fmt: skip
+    [target] = targets(measured)
+    assert target.found == found
+    assert target.floors == f"{peer / 90:.2f} x"
+    assert target.verdict == (verdict or "missed, by the floor too")
+    assert f"| {target.floors} | {target.verdict} |" in of_targets([target]).as_markdown()
+
+
+def test_deletes_and_growth_stand_beside_what_the_floor_does_of_them():
+    grown = [
+        series(who, [cost], experiment="growth", standing=standing)
+        for who, costs in (("floor", (100, 150)), ("library", (110, 154)))
+        for cost, standing in zip(costs, (100, 1000), strict=True)
+    ]
+    swept = [
+        series(who, [cost], experiment="deletes", step="delete")
+        for who, cost in (("floor", 600), ("one by one", 15_000), ("all in one sweep", 700))
+    ]
+    found = {t.what: t for t in targets(results(*grown, *swept))}
+    more = found["cost of one more pair"]
+    assert (more.found, more.floors, more.verdict) == ("1.40 x", "1.50 x", "missed, by the floor too")
+    assert (found["a delete"].floors, found["a delete"].verdict) == ("0.60 ms", "missed, by the floor too")
+    many = found["one by one against a sweep"]
+    assert (many.found, many.floors) == ("21 x", "25 x")
+
+
 def test_a_table_has_a_row_for_each_and_the_ratio_to_the_floor():
     found = results(series("floor", FLOOR), series("library", [x * 1.1 for x in FLOOR]))
     table = sheet(found, "levels")
@@ -209,7 +248,20 @@ def test_results_that_are_kept_fit_the_schema_and_can_be_drawn(fits_schema):
     for path in kept:
         assert fits_schema(json.loads(path.read_text()))
         found = Results.read(path)
-        assert all("<svg" in FIGURES[name](found) for name in README if found.find(name))
+        assert all("<svg" in draw(found) for name, draw in FIGURES.items() if found.find(name))
+        assert page(found).count("<svg") == len([name for name in FIGURES if found.find(name)])
+
+
+def test_results_of_before_a_workload_was_known_can_still_be_shown():
+    """Of other shapes, batches and peers there was nothing."""
+    old = [
+        Series("changes", STAR | {"addresses": 1, "routes": 0}, who, "born", step, "us", 16, [100.0])
+        for who in ("floor", "library", "engine") for step in ("update", "move")
+    ]  # fmt: skip
+    old += [series(who, [100.0], experiment="peers") for who in ("floor", "library")]
+    text = page(results(*old))
+    assert text.count("<svg") == 2
+    assert "update" in text
 
 
 def test_the_pictures_of_the_readme_are_there():

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.experiments import EXPERIMENTS
+from bench.experiments import EXPERIMENTS, FORMS, SIZES
 from bench.figures import FIGURES
+from bench.peers import GO
 from bench.words import MEANINGS
 from fastnl_engine.bench.results import Results
+from fastnl_engine.bench.workloads import KINDS
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 900  # seconds; a slow machine is no failure
@@ -42,17 +44,42 @@ def test_every_experiment_leaves_figures_of_both_kinds_that_fit_the_schema(out, 
     results = Results.read(out)
     for name in EXPERIMENTS:
         assert {"veth", "vxlan"} <= {s.setting.get("kind") for s in results.find(name)}, name
-    assert results.machine["hz"]
+    assert int(results.machine["hz"]) in range(24, 1201)
 
 
 def test_all_levels_and_peers_are_there_or_named_as_missing(out):
     results = Results.read(out)
     levels = {s.who for s in results.find("levels", kind="veth")} | set(results.missing)
     assert {"floor", "library", "engine", "engine, not durable", "etcd northbound", "gRPC forwarder"} <= levels
-    peers = {(s.who, s.form) for s in results.find("peers", kind="veth")}
-    assert ("seed's sequence", "moved") in peers
-    for name in ("ip", "ip -batch", "pyroute2", "pyroute2 IPBatch", "vishvananda/netlink"):
-        assert {(name, "born"), (name, "moved")} <= peers or results.missing[name]
+    tunnels = {s.who for s in results.find("levels", kind="vxlan")} | set(results.missing)
+    assert {"floor", "library", "engine", "etcd northbound, vxlan", "gRPC forwarder"} <= tunnels
+    for kind in KINDS:
+        peers = {(s.who, s.form) for s in results.find("peers", kind=kind)}
+        assert ("floor, sockets kept", "born") in peers
+        for name in ("library", "seed's sequence", "ip", "ip -batch", "pyroute2", "pyroute2 IPBatch", GO):
+            assert {(name, "born"), (name, "moved")} <= peers or results.missing[name]
+        for step in ("update", "move"):
+            changed = {s.who for s in results.find("peers-changes", kind=kind, step=step)}
+            for name in ("floor", "library", "ip", "ip -batch", "pyroute2", "pyroute2 IPBatch", GO):
+                assert name in changed or results.missing[name]
+
+
+def test_each_workload_is_of_several_shapes_and_sizes(out):
+    results = Results.read(out)
+    form = FORMS["smoke"]
+    for name in ("batches", "sizes", "changes", "clients", "arrivals", "deletes"):
+        for kind in KINDS:
+            assert {s.setting["shape"] for s in results.find(name, kind=kind)} == set(form.shapes), (name, kind)
+    for name, step in (("batches", "create"), ("batches", "delete"), ("changes", "update"), ("changes", "recreate")):
+        assert {s.setting["batch"] for s in results.find(name, step=step)} == set(form.batches), (name, step)
+    assert {s.setting["clients"] for s in results.find("clients")} == set(form.clients)
+    assert {(s.setting["addresses"], s.setting["routes"]) for s in results.find("sizes")} == set(SIZES)
+    assert {s.setting["standing"] for s in results.find("growth")} == set(form.standing)
+
+
+def test_no_figure_is_there_twice(out):
+    keys = [s.key for s in Results.read(out).series]
+    assert len(set(keys)) == len(keys)
 
 
 def test_the_report_shows_and_explains_everything(out, tmp_path):
@@ -69,6 +96,15 @@ def test_the_report_shows_and_explains_everything(out, tmp_path):
     for s in results.series:
         assert s.label.replace("'", "&#x27;") in text
     assert str(results.machine["kernel"]) in text
+
+
+def test_the_figures_to_reach_are_printed_for_the_documents(out):
+    done = run("bench.report", str(out), "--markdown", "targets")
+    assert done.returncode == 0, done.stderr
+    head, line, *rows = done.stdout.splitlines()
+    assert head == "| what | where | target | measured | the floor reaches |  |"
+    assert all(row.count("|") == line.count("|") for row in rows)
+    assert any("vishvananda/netlink against the library" in row for row in rows) or GO in Results.read(out).missing
 
 
 def test_a_run_compared_with_itself_is_not_slower(out):
@@ -105,4 +141,4 @@ def test_what_has_a_command_of_its_own_runs(words, said):
 def test_an_experiment_that_is_not_known_is_named():
     done = run("bench.run", "--only", "levels,wrong")
     assert done.returncode == 2
-    assert "no experiment wrong; there are bytes, batches" in done.stderr
+    assert "no experiment wrong; there are bytes, levels" in done.stderr

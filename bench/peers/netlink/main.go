@@ -3,7 +3,7 @@
 //	netlink born|moved FILE
 //
 // born: both ends are created in their namespaces by one message.  moved: created here, moved, renamed.
-// A handle is a socket inside a namespace, of the one family that is needed; creating opens each once.  Deletes run
+// A handle is a socket inside a namespace, of the one family that is needed; each step opens each once.  Deletes run
 // in several goroutines, since what one delete waits for can be waited for by several at a time.
 package main
 
@@ -31,6 +31,7 @@ type route struct {
 type end struct {
 	Netns     string   `json:"netns"`
 	Ifname    string   `json:"ifname"`
+	Mtu       int      `json:"mtu"`
 	Addresses []string `json:"addresses"`
 	Routes    []route  `json:"routes"`
 }
@@ -140,18 +141,54 @@ func (p *places) create(n int, c *connection, moved bool) {
 		if moved {
 			check(there.LinkSetName(found, e.Ifname))
 		}
-		for _, text := range e.Addresses {
-			address, err := netlink.ParseAddr(text)
-			check(err)
-			check(there.AddrAdd(found, address))
-		}
-		check(there.LinkSetUp(found))
-		for _, r := range e.Routes {
-			_, to, err := net.ParseCIDR(r.To)
-			check(err)
-			check(there.RouteAdd(&netlink.Route{LinkIndex: found.Attrs().Index, Dst: to, Scope: netlink.SCOPE_LINK}))
-		}
+		furnish(there, found, e)
 	}
+}
+
+func furnish(there *netlink.Handle, found netlink.Link, e *end) {
+	for _, text := range e.Addresses {
+		check(there.AddrAdd(found, address(text)))
+	}
+	check(there.LinkSetUp(found))
+	for _, r := range e.Routes {
+		_, to, err := net.ParseCIDR(r.To)
+		check(err)
+		check(there.RouteAdd(&netlink.Route{LinkIndex: found.Attrs().Index, Dst: to, Scope: netlink.SCOPE_LINK}))
+	}
+}
+
+func address(text string) *netlink.Addr {
+	parsed, err := netlink.ParseAddr(text)
+	check(err)
+	return parsed
+}
+
+// update changes the MTU and the addresses of the first end.
+func (p *places) update(was, now *end) {
+	there := p.handle(was.Netns)
+	found, err := there.LinkByName(was.Ifname)
+	check(err)
+	check(there.LinkSetMTU(found, now.Mtu))
+	for _, text := range now.Addresses {
+		check(there.AddrAdd(found, address(text)))
+	}
+	for _, text := range was.Addresses {
+		check(there.AddrDel(found, address(text)))
+	}
+}
+
+// move takes the first end to another namespace, where it has to be furnished again.  One after the other: moves
+// wait under the kernel's one lock, so that goroutines bring nothing.
+func (p *places) move(e *end, room string) {
+	here := p.handle(e.Netns)
+	found, err := here.LinkByName(e.Ifname)
+	check(err)
+	check(here.LinkSetNsFd(found, int(p.space(room))))
+	e.Netns = room
+	there := p.handle(room)
+	found, err = there.LinkByName(e.Ifname)
+	check(err)
+	furnish(there, found, e)
 }
 
 func (p *places) remove(connections []connection) {
@@ -205,8 +242,11 @@ func main() {
 	check(err)
 	var given struct {
 		Connections []connection `json:"connections"`
+		Updated     []connection `json:"updated"`
+		Rooms       []string     `json:"rooms"`
 	}
 	check(json.Unmarshal(text, &given))
+	var standing []connection
 	fmt.Println("ready")
 	input := bufio.NewScanner(os.Stdin)
 	for input.Scan() {
@@ -214,11 +254,21 @@ func main() {
 		here := open()
 		switch input.Text() {
 		case "create":
-			for n := range given.Connections {
-				here.create(n, &given.Connections[n], os.Args[1] == "moved")
+			standing = append([]connection{}, given.Connections...)
+			for n := range standing {
+				here.create(n, &standing[n], os.Args[1] == "moved")
+			}
+		case "update":
+			for n := range standing {
+				here.update(&standing[n].A, &given.Updated[n].A)
+				standing[n] = given.Updated[n]
+			}
+		case "move":
+			for n := range standing {
+				here.move(&standing[n].A, given.Rooms[n%len(given.Rooms)])
 			}
 		case "delete":
-			here.remove(given.Connections)
+			here.remove(standing)
 		default:
 			check(fmt.Errorf("no step %q", input.Text()))
 		}

@@ -9,17 +9,17 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
-from fastnl import Connection, Host, Move, Result, Wired
+from fastnl import Connection, End, Host, Move, Result, Wired
 from fastnl_engine.bench import workloads
 
 T = TypeVar("T")
 
 BATCH = 64
-ROOMS = 8  # namespaces that ends are moved to: to0, to1, …
 
 Step = Literal["create", "update", "move", "recreate", "delete"]
 
@@ -81,11 +81,6 @@ def settle() -> None:
     time.sleep(0.03)
 
 
-def room(n: int) -> str:
-    """Where the first end of connection `n` is moved to."""
-    return f"to{n % ROOMS}"
-
-
 class Library:
     """The methods of Host, a batch a call.
 
@@ -145,5 +140,30 @@ class Library:
         if step == "update":
             changes = [(w, workloads.updated(w.connection)) for w in self._made]
             return [partial(host.update, part) for part in split(changes, self._batch)]
-        moves = [Move(w, 0, room(n), "move" if step == "move" else "recreate") for n, w in enumerate(self._made)]
+        mode: Literal["move", "recreate"] = "move" if step == "move" else "recreate"
+        moves = [Move(w, 0, workloads.room(n), mode) for n, w in enumerate(self._made)]
         return [partial(host.move, part) for part in split(moves, self._batch)]
+
+
+class MovedLibrary(Library):
+    """The same, but nothing is born in place: made in the host's namespace, moved from there, then furnished."""
+
+    form = "moved"
+
+    def _calls(self, step: Step) -> list[Callable[[], list[Result]]]:
+        if step == "create":
+            return [partial(self._create, part) for part in split(self._connections, self._batch)]
+        return super()._calls(step)
+
+    def _create(self, connections: Sequence[Connection]) -> list[Result]:
+        made = wired(self.host.connect([_at_home(c) for c in connections]))
+        for k in range(len(connections[0].ends)):
+            moves = [Move(w, k, c.ends[k].netns) for w, c in zip(made, connections, strict=True)]
+            made = wired(self.host.move(moves))
+        return self.host.update(list(zip(made, connections, strict=True)))
+
+
+def _at_home(c: Connection) -> Connection:
+    """The connection as nothing but interfaces in the host's namespace, down."""
+    ends: dict[str, Any] = {"ab"[k]: End("", end.ifname, up=False) for k, end in enumerate(c.ends)}
+    return replace(c, **ends)

@@ -16,8 +16,8 @@ import msgpack
 import zmq
 
 from fastnl import Connection
-from fastnl_engine.bench.contenders import Clock, Step, Time, between, room
-from fastnl_engine.bench.workloads import as_job, updated
+from fastnl_engine.bench.contenders import Clock, Step, Time, between
+from fastnl_engine.bench.workloads import as_job, room, updated
 from fastnl_engine.testing import EngineProcess, RawSocket
 
 CLIENTS = 8

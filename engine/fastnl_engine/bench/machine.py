@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import platform
 import re
@@ -11,6 +10,10 @@ from pathlib import Path
 
 import fastnl
 
+CLOCK_MONOTONIC_COARSE = 6  # include/uapi/linux/time.h; it goes on by one tick of the kernel, which grace periods take
+# ticks after which the kernel looks, and looks again, whether a grace period is over
+GRACE_PERIODS = ("jiffies_till_first_fqs", "jiffies_till_next_fqs")
+
 Facts = dict[str, str | int | float]
 
 
@@ -18,9 +21,10 @@ def facts() -> Facts:
     return {
         "kernel": platform.release(),
         "preemption": _first(r"PREEMPT\w*", platform.version()) or "none",
-        "hz": _hz(),
+        "hz": str(round(1 / time.clock_getres(CLOCK_MONOTONIC_COARSE))),
         "rcu_normal": _read("/sys/kernel/rcu_normal"),
         "rcu_expedited": _read("/sys/kernel/rcu_expedited"),
+        **{name: _read(f"/sys/module/rcutree/parameters/{name}") for name in GRACE_PERIODS},
         "rcu on the command line": " ".join(re.findall(r"\S*(?:rcu|nohz)\S*", _read("/proc/cmdline"))) or "nothing",
         "mitigations": _mitigations(),
         "cpu": _first(r"model name\s*: (.*)", _read("/proc/cpuinfo")) or platform.machine(),
@@ -68,17 +72,6 @@ def _mitigations() -> str:
     except OSError:
         return "unknown"
     return ", ".join(name for name, state in found.items() if state.startswith("Mitigation")) or "none"
-
-
-def _hz() -> str:
-    """Ticks a second of the kernel, which grace periods depend on."""
-    for path in (Path("/proc/config.gz"), Path(f"/boot/config-{platform.release()}")):
-        try:
-            text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
-        except OSError:
-            continue
-        return _first(r"^CONFIG_HZ=(\d+)", text) or "unknown"
-    return "unknown"
 
 
 def _first(pattern: str, text: str) -> str:

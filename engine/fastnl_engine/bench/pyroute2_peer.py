@@ -22,6 +22,7 @@ from fastnl import Connection, End, Vxlan
 from fastnl._nl import route_socket
 from fastnl.netns import RUN_NETNS, Handles
 from fastnl_engine.bench.contenders import Clock, Step, Time
+from fastnl_engine.bench.workloads import elsewhere, updated
 
 SIOCGIFINDEX = 0x8933  # include/uapi/linux/sockios.h
 PART = 32  # calls whose messages go into one datagram
@@ -38,16 +39,25 @@ class Pyroute2:
         self.form = form
         self.count = len(connections)
         self._connections = connections
+        self._standing: Sequence[Connection] = []
 
     def step(self, step: Step) -> Time:
-        if step not in ("create", "delete"):
+        was = self._standing
+        if step == "create":
+            self._standing = self._connections
+        elif step == "update":
+            self._standing = [updated(c) for c in was]
+        elif step == "move":
+            self._standing = [elsewhere(c, n) for n, c in enumerate(was)]
+        elif step != "delete":
             raise ValueError(f"{self.name} is not asked for {step}")
         clock = Clock(self.count)
         with contextlib.ExitStack() as stack:
-            self._do(step, stack)
+            self._do(step, was, stack)
             return clock.read()
 
-    def _do(self, step: Step, stack: contextlib.ExitStack) -> None:
+    def _do(self, step: Step, was: Sequence[Connection], stack: contextlib.ExitStack) -> None:
+        """The step, from what `was` there to self._standing."""
         opened: dict[str, Any] = {}
         descriptors: dict[str, int] = {}
 
@@ -62,23 +72,36 @@ class Pyroute2:
                 stack.callback(os.close, descriptors[netns])
             return descriptors[netns]
 
-        for n, c in enumerate(self._connections):
+        def take(name: str, netns: str, end: End) -> None:
+            """Takes the interface of that name from one namespace to the end's."""
+            here = at(netns)
+            here.link("set", index=_index(here, name), net_ns_fd=descriptor(end.netns))
+
+        if step == "create":
+            for n, c in enumerate(self._connections):
+                moved = self.form == "moved"
+                names = [f"tmp{n}{'ab'[k]}" if moved else end.ifname for k, end in enumerate(c.ends)]
+                at("").link("add", **link(c, names, [] if moved else [descriptor(end.netns) for end in c.ends]))
+                for end, name in zip(c.ends, names, strict=True):
+                    if moved:
+                        take(name, "", end)
+                    there = at(end.netns)
+                    index = _index(there, name)
+                    if moved:
+                        there.link("set", index=index, ifname=end.ifname)
+                    furnish(there, index, end)
+            return
+        for old, new in zip(was, self._standing, strict=True):
+            if step == "move":
+                take(old.a.ifname, old.a.netns, new.a)
+            there = at(new.a.netns)
+            index = _index(there, new.a.ifname)
             if step == "delete":
-                there = at(c.a.netns)
-                there.link("del", index=_index(there, c.a.ifname))
-                continue
-            moved = self.form == "moved"
-            names = [f"tmp{n}{'ab'[k]}" if moved else end.ifname for k, end in enumerate(c.ends)]
-            at("").link("add", **link(c, names, [] if moved else [descriptor(end.netns) for end in c.ends]))
-            for end, name in zip(c.ends, names, strict=True):
-                if moved:
-                    here = at("")
-                    here.link("set", index=_index(here, name), net_ns_fd=descriptor(end.netns))
-                there = at(end.netns)
-                index = _index(there, name)
-                if moved:
-                    there.link("set", index=index, ifname=end.ifname)
-                furnish(there, index, end)
+                there.link("del", index=index)
+            elif step == "update":
+                change(there, index, old.a, new.a)
+            else:
+                furnish(there, index, new.a)
 
 
 def _index(ipr: Any, ifname: str) -> int:
@@ -109,15 +132,23 @@ def furnish(ipr: Any, index: int, end: End) -> None:
         ipr.route("add", dst=r.to, oif=index, scope="link")
 
 
+def change(ipr: Any, index: int, old: End, new: End) -> None:
+    ipr.link("set", index=index, mtu=new.mtu)
+    for step, end in (("add", new), ("del", old)):
+        for a in end.addresses:
+            ip, _, length = a.text.partition("/")
+            ipr.addr(step, index=index, address=ip, prefixlen=int(length))
+
+
 class Pyroute2Batch(Pyroute2):
     """IPBatch: all that is done in one namespace goes out in datagrams of PART calls each."""
 
     name = "pyroute2 IPBatch"
 
-    def _do(self, step: Step, stack: contextlib.ExitStack) -> None:
+    def _do(self, step: Step, was: Sequence[Connection], stack: contextlib.ExitStack) -> None:
         handles = stack.enter_context(Handles())
         builder = stack.enter_context(contextlib.closing(IPBatch()))
-        for phase in self._phases(step, handles, builder):
+        for phase in self._phases(step, was, handles, builder):
             for netns, calls in phase.items():
                 with socket.socket(fileno=route_socket(handles.open(netns))) as s:
                     for at in range(0, len(calls), PART):
@@ -126,23 +157,33 @@ class Pyroute2Batch(Pyroute2):
                             call(s)
                         _send(s, bytes(builder.batch))
 
-    def _phases(self, step: Step, handles: Handles, builder: Any) -> Iterator[dict[str, list[Call]]]:
+    def _phases(
+        self, step: Step, was: Sequence[Connection], handles: Handles, builder: Any
+    ) -> Iterator[dict[str, list[Call]]]:
         """What is done in each namespace; all of a phase before any of the next."""
         create: dict[str, list[Call]] = defaultdict(list)
         move: dict[str, list[Call]] = defaultdict(list)
         finish: dict[str, list[Call]] = defaultdict(list)
-        for n, c in enumerate(self._connections):
-            if step == "delete":
-                finish[c.a.netns].append(partial(_delete, builder, c.a.ifname))
-                continue
-            moved = self.form == "moved"
-            names = [f"tmp{n}{'ab'[k]}" if moved else end.ifname for k, end in enumerate(c.ends)]
-            spaces = [] if moved else [handles.open(end.netns) for end in c.ends]
-            create[""].append(partial(_add, builder, link(c, names, spaces)))
-            for end, name in zip(c.ends, names, strict=True):
-                if moved:
-                    move[""].append(partial(_move, builder, name, handles.open(end.netns), end.ifname))
-                finish[end.netns].append(partial(_finish, builder, end))
+        if step == "create":
+            for n, c in enumerate(self._connections):
+                moved = self.form == "moved"
+                names = [f"tmp{n}{'ab'[k]}" if moved else end.ifname for k, end in enumerate(c.ends)]
+                spaces = [] if moved else [handles.open(end.netns) for end in c.ends]
+                create[""].append(partial(_add, builder, link(c, names, spaces)))
+                for end, name in zip(c.ends, names, strict=True):
+                    if moved:
+                        move[""].append(partial(_move, builder, name, handles.open(end.netns), end.ifname))
+                    finish[end.netns].append(partial(_finish, builder, end))
+        else:
+            for old, new in zip(was, self._standing, strict=True):
+                if step == "delete":
+                    finish[old.a.netns].append(partial(_delete, builder, old.a.ifname))
+                elif step == "update":
+                    finish[old.a.netns].append(partial(_change, builder, old.a, new.a))
+                else:
+                    to = handles.open(new.a.netns)
+                    move[old.a.netns].append(partial(_move, builder, old.a.ifname, to, new.a.ifname))
+                    finish[new.a.netns].append(partial(_finish, builder, new.a))
         yield create
         yield move
         yield finish
@@ -158,6 +199,10 @@ def _move(builder: Any, name: str, to: int, ifname: str, s: socket.socket) -> No
 
 def _finish(builder: Any, end: End, s: socket.socket) -> None:
     furnish(builder, _index_by_ioctl(s, end.ifname), end)
+
+
+def _change(builder: Any, old: End, new: End, s: socket.socket) -> None:
+    change(builder, _index_by_ioctl(s, new.ifname), old, new)
 
 
 def _delete(builder: Any, ifname: str, s: socket.socket) -> None:

@@ -20,6 +20,12 @@ from fastnl_engine.bench.worker import Process
 from fastnl_engine.bench.workloads import Workload, make_namespaces
 
 SLOW = 4  # connections of a contender that takes tens of milliseconds for each
+# what `make bench` has besides; a message for each, since nobody shall take this form for everything
+LEFT_OUT = {
+    "floor": "it is compiled: `make bench` in the source",
+    "vishvananda/netlink": "it is compiled: `make bench` in the source",
+    "etcd northbound, gRPC forwarder": "they need servers and extras: `make bench` in the source",
+}
 OTHERS = (("ip -batch", "born"), ("pyroute2", "born"), ("seed's sequence", "moved"))
 
 
@@ -63,7 +69,7 @@ def _tell(tell: Callable[[str], None], shape: str, who: str) -> None:
 
 
 def _missing() -> dict[str, str]:
-    missing = {}
+    missing = dict(LEFT_OUT)
     if shutil.which("ip") is None:
         missing["ip -batch"] = "no `ip` here; it comes with iproute2"
     if importlib.util.find_spec("pyroute2") is None:

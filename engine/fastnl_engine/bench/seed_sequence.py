@@ -22,12 +22,12 @@ MTU = 16000
 
 
 class SeedSequence:
-    """Create-and-move; a pair costs it a tenth of a second."""
+    """One message at a time: "moved" is the sequence, and "born" the same with the moves left out."""
 
     name = "seed's sequence"
-    form = "moved"
 
-    def __init__(self, connections: Sequence[Connection]) -> None:
+    def __init__(self, connections: Sequence[Connection], form: str = "moved") -> None:
+        self.form = form
         self.count = len(connections)
         self._connections = connections
 
@@ -35,9 +35,9 @@ class SeedSequence:
         clock = Clock(self.count)
         for n, c in enumerate(self._connections):
             if step == "create":
-                _connect(c, n)
+                _connect(c, n) if self.form == "moved" else _bear(c)
             elif step == "delete":
-                _disconnect(c)
+                _disconnect(c) if self.form == "moved" else _delete(c)
             else:
                 raise ValueError(f"the seed's sequence has no {step}")
         return clock.read()
@@ -59,9 +59,27 @@ def _connect(c: Connection, n: int) -> None:
             _do(here, Visit.move, _look_up(here, name), there)
             index = _look_up(there, name)
             _do(there, Visit.change, index, name=end.ifname)
-            for address in end.addresses:
-                _do(there, Visit.address, index, address)
-            _do(there, Visit.change, index, up=True)
+            _furnish(there, index, end)
+
+
+def _bear(c: Connection) -> None:
+    with Handles() as handles:
+        here, spaces = handles.open(""), [handles.open(end.netns) for end in c.ends]
+        if isinstance(c, Vxlan):
+            _do(here, Visit.vxlan, c, spaces[0], 0)
+        else:
+            a, b = (End(end.netns, end.ifname, txqlen=0) for end in c.ends)
+            _do(here, Visit.veth, Veth(a, b, mtu=MTU), spaces[0], 0, spaces[1], 0)
+    for end in c.ends:
+        with Handles() as handles:
+            there = handles.open(end.netns)
+            _furnish(there, _look_up(there, end.ifname), end)
+
+
+def _furnish(there: int, index: int, end: End) -> None:
+    for address in end.addresses:
+        _do(there, Visit.address, index, address)
+    _do(there, Visit.change, index, up=True)
 
 
 def _disconnect(c: Connection) -> None:
@@ -74,6 +92,12 @@ def _disconnect(c: Connection) -> None:
     with Handles() as handles:
         here = handles.open("")
         _do(here, Visit.delete, _look_up(here, c.a.ifname))
+
+
+def _delete(c: Connection) -> None:
+    with Handles() as handles:
+        there = handles.open(c.a.netns)
+        _do(there, Visit.delete, _look_up(there, c.a.ifname))
 
 
 def _do(ns_fd: int, message: Callable[..., None], *values: Any, **more: Any) -> Visit:

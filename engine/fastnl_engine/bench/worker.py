@@ -3,8 +3,9 @@
     python -m fastnl_engine.bench.worker NAME FORM FILE
 
 Any program can be one (bench/peers has one in Go).  The last word of its command line is a file of JSON: `connections`
-as the engine's protocol has them, and the `workload` that they are.  It says `ready`; then each line that it reads is a
-step, which it answers with the seconds passed and the processor time of the whole step, and it ends with its input.
+as the engine's protocol has them, how they are after they were `updated`, the `rooms` that their first ends are moved
+to in turn, and the `workload` that they are.  It says `ready`; then each line that it reads is a step, which it answers
+with the seconds passed and the processor time of the whole step, and it ends with its input.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from pathlib import Path
 
 from fastnl import Connection
 from fastnl.testing import spawn
-from fastnl_engine.bench.contenders import Contender, Library, Step, Time
-from fastnl_engine.bench.workloads import Workload, as_job
+from fastnl_engine.bench.contenders import Contender, Library, MovedLibrary, Step, Time
+from fastnl_engine.bench.workloads import ROOMS, Workload, as_job, updated
 
 
 def _library(connections: Sequence[Connection], form: str) -> Contender:
-    return Library(connections)
+    return MovedLibrary(connections) if form == "moved" else Library(connections)
 
 
 def _seed(connections: Sequence[Connection], form: str) -> Contender:
     from fastnl_engine.bench.seed_sequence import SeedSequence
 
-    return SeedSequence(connections)
+    return SeedSequence(connections, form)
 
 
 def _ip(connections: Sequence[Connection], form: str) -> Contender:
@@ -79,8 +80,12 @@ class Process:
         self.count = workload.count
         folder.mkdir()
         self._file = folder / "workload.json"
-        connections = [as_job(c) for c in workload.connections()]
-        self._file.write_text(json.dumps({"workload": asdict(workload), "connections": connections}))
+        made = workload.connections()
+        told = {
+            "workload": asdict(workload), "connections": [as_job(c) for c in made],
+            "updated": [as_job(updated(c)) for c in made], "rooms": ROOMS,
+        }  # fmt: skip
+        self._file.write_text(json.dumps(told))
         self._command = list(command) or [sys.executable, "-m", "fastnl_engine.bench.worker", name]
 
     def __enter__(self) -> Process:

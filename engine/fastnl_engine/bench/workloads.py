@@ -20,6 +20,7 @@ from fastnl import Connection, End, Route, Veth, Vxlan, netns
 
 SHAPES = ("spread", "star", "mesh", "dense")
 KINDS = ("veth", "vxlan")
+ROOMS = [f"to{n}" for n in range(8)]  # namespaces that first ends are moved to
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,16 @@ def updated(c: Connection) -> Connection:
     """The same connection with another address and MTU at its first end."""
     others = [a.text.replace("1", "3", 1) for a in c.a.addresses]  # 10.… becomes 30.…
     return replace(c, a=End(c.a.netns, c.a.ifname, others, mtu=1400, routes=c.a.routes))
+
+
+def room(n: int) -> str:
+    """Where the first end of connection `n` is moved to."""
+    return ROOMS[n % len(ROOMS)]
+
+
+def elsewhere(c: Connection, n: int) -> Connection:
+    """Connection `n` with its first end where it is moved to."""
+    return replace(c, a=replace(c.a, netns=room(n)))
 
 
 def as_job(c: Connection) -> dict[str, Any]:

@@ -95,5 +95,5 @@ def _show(results: Results) -> None:
         rows.append(row)
     output.table(("shape", "who", "creates/s", "deletes/s", "cost of a create to the library's"), rows)
     for who, why in results.missing.items():
-        click.echo(f"missing: {who}: {why}")
-    click.echo("medians of the rounds, and their range; `make bench` in the source measures more, against more")
+        click.echo(f"left out: {who}: {why}")
+    click.echo("medians of the rounds, and their range; one size of batch, nothing standing, no updates and moves")
