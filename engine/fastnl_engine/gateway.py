@@ -51,6 +51,7 @@ FINISH = 3.0  # seconds that a stop waits for the kernel's work; then it takes w
 LINGER = 1000  # ms for what has been answered to leave the engine, once in its own queue and once in ZeroMQ's
 DRAIN = 256  # requests taken in a row before results go out again
 DRAIN_SECONDS = 0.01  # and the time for it, as one request may be as much work as hundreds
+FIRST_SECONDS = 0.002  # the same while nothing is on its way through the kernel, which could be at work
 LANE = 64  # questions of one kind that may wait
 KEYS = 256  # requests of keys that may; most of them are watches, which cost nothing
 ARRIVED = 16  # requests of one client that ZeroMQ takes in beforehand; each may be as large as a request may be
@@ -252,7 +253,7 @@ class Gateway:
 
     def _take_requests(self) -> None:
         for router in self._routers:
-            until = time.monotonic() + DRAIN_SECONDS
+            until = time.monotonic() + (FIRST_SECONDS if self.engine.idle else DRAIN_SECONDS)
             with contextlib.suppress(zmq.Again):
                 for _ in range(DRAIN):
                     if time.monotonic() > until:

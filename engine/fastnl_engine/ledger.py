@@ -9,9 +9,9 @@ import fastnl
 from fastnl import Address, Place, Vxlan, Wired, settings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Watched:
-    """One end as it has to be; `rest` holds what a glance does not see."""
+    """One end as it has to be, which never changes; `rest` holds what a glance does not see."""
 
     id: str
     end: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import threading
 from collections import Counter as Counted
@@ -36,7 +37,10 @@ class Metrics:
         self.registry = CollectorRegistry()
 
         def counter(name: str, what: str, *labels: str) -> Counter:
-            return Counter(f"fastnl_{name}", what, labels, registry=self.registry)
+            made = Counter(f"fastnl_{name}", what, labels, registry=self.registry)
+            # labels are looked up for every item, and there are few
+            made.labels = functools.cache(made.labels)  # type: ignore[method-assign]
+            return made
 
         def gauge(name: str, what: str, *labels: str) -> Gauge:
             return Gauge(f"fastnl_{name}", what, labels, registry=self.registry)

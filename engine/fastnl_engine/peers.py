@@ -17,6 +17,8 @@ from typing import Any
 
 import zmq
 
+from fastnl_engine.events import LAST, MORE
+
 HIGH_WATER = 256  # small replies that ZeroMQ keeps for one client
 LARGE = 16 << 10  # bytes from which ZeroMQ tells when a reply has left; below, they are copied and forgotten
 UNREAD = 16 << 20  # bytes of replies that a client may leave unread before its requests are refused
@@ -153,14 +155,15 @@ class Peers:
         """Gives a reply to ZeroMQ; False: it has too many for this client already."""
         router = peer.key[0]
         try:
-            if len(reply) < LARGE:
-                router.send_multipart([*address, reply], zmq.NOBLOCK)
-                return True
-            if peer.unread > LOST:
+            large = len(reply) >= LARGE
+            if large and peer.unread > LOST:
                 return False
             for frame in address:
-                router.send(frame, zmq.NOBLOCK | zmq.SNDMORE)
-            tracker = router.send(reply, zmq.NOBLOCK, copy=False, track=True)
+                router.send(frame, MORE)
+            if not large:
+                router.send(reply, LAST)
+                return True
+            tracker = router.send(reply, LAST, copy=False, track=True)
         except zmq.Again:
             return False
         except zmq.ZMQError:  # EHOSTUNREACH: it is gone

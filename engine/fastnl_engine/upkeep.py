@@ -57,10 +57,11 @@ class Upkeep:
             assert new is not None
             # it may have come or gone while the connection was being made
             who = self.namespaces.watch(reference)
-            if not _fits(new, reference, who):
+            fits = _fits(new, reference, who)
+            if not fits:
                 who = self.namespaces.refresh(reference)
             self._records.setdefault(reference, {})[new.id] = new
-            if new.state != "failed":
+            if new.state != "failed" and not (fits and new.state == "up"):
                 self._check(new, reference, who, first=True)
 
     def uses(self, reference: str) -> bool:
@@ -112,8 +113,10 @@ def _fits(record: Record, reference: str, who: Identity | None) -> bool:
     """Whether what is in the kernel of a record that is up is where a reference means now."""
     if record.state != "up":
         return True
-    ends = zip(ends_of(record), record.places, strict=False)
-    return who is not None and all(place.netns == who for end, place in ends if end == reference)
+    for end, place in zip(ends_of(record), record.places, strict=False):
+        if end == reference and place.netns != who:
+            return False
+    return who is not None
 
 
 def _why(field: str, reference: str, who: Identity | None) -> str:

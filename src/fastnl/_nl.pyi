@@ -363,12 +363,28 @@ def open_netns(path: str, careful: bool = True) -> int:
     Raises OSError: ENOENT and the like from the open, EINVAL for what is no network namespace.
     """
 
+def netns_at(path: str, careful: bool = True) -> tuple[int, int]:
+    """netns_identity of what open_netns would open; nothing is left open.  Raises what both raise."""
+
 def netns_identity(fd: int) -> tuple[int, int]:
     """(inode, id) of an open network namespace.
 
     The inode alone is given to another namespace soon after this one dies.  The id is never given twice
     in one boot: ioctl NS_GET_ID (6.18, fs/nsfs.c), or 0 where the kernel has none.  Raises OSError.
     """
+
+def open_all(paths: list[str], careful: bool = True) -> list[tuple[int, int, int] | None]:
+    """(descriptor, inode, id) of the network namespace behind each path, as open_netns and netns_identity give them.
+
+    None for one that cannot be opened: open_netns says why.  The caller closes the descriptors.  Like inodes and
+    close_all it releases the GIL once for all of them.
+    """
+
+def inodes(paths: list[str]) -> list[int]:
+    """The inode of the file behind each path, 0 where there is none."""
+
+def close_all(fds: list[int]) -> None:
+    """Closes descriptors."""
 
 class Glances:
     """Interfaces of one namespace as they have to be, to be looked at again and again by look_around.

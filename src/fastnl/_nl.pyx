@@ -15,6 +15,9 @@ from libc.string cimport memcmp, memcpy, memset, strchr, strerror, strlen, strnc
 
 from fastnl.nl.uapi cimport *
 
+cdef extern from "Python.h":
+    bytes PyUnicode_EncodeFSDefault(object)
+
 import os
 from typing import NamedTuple
 

@@ -155,6 +155,7 @@ def _open(host: Host, handles: Handles, items: list[_Item], ids: set[str]) -> No
     """Opens the namespaces, finds lower devices, and turns away what excludes something else in the batch."""
     names: dict[tuple[int, str], str] = {}
     lower: list[_Item] = []
+    handles.open_all(end.netns for item in items for end in item.connection.ends)
     for item in items:
         connection = item.connection
         try:

@@ -69,7 +69,7 @@ def probe() -> Features:
         asked.dump_links()
         writes = Tour(1, False)
         written = writes.visit(here)
-        written.no_ipv6(0, "fnlprobe1")
+        written.allow_ipv6(0, 0, "fnlprobe1")
         written.bring_up(0, 0, 1002, "")
         writes.run()
         look.run()

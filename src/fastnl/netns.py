@@ -25,12 +25,12 @@ import os
 import re
 import select
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from fastnl import fence
-from fastnl._nl import netns_identity, new_netns, open_netns
+from fastnl._nl import close_all, inodes, netns_at, netns_identity, new_netns, open_all, open_netns
 from fastnl.errors import FastnlError, InvalidValue, KernelError, NetnsNotFound, NoPermission
 
 RUN_NETNS = "/run/netns"
@@ -146,11 +146,7 @@ def open_reference(reference: str, *, fenced: bool = True) -> int:
     Raises InvalidValue, NetnsNotFound (with what to do) or NoPermission.
     """
     kind, value = split(reference)
-    path = {
-        "": "/proc/thread-self/ns/net",
-        "name": f"{RUN_NETNS}/{value}",
-        "file": value,
-    }.get(kind)
+    path = _file_of(kind, value)
     try:
         if kind == "file" and fenced and fence.fenced():
             return _open_fenced(value)
@@ -165,6 +161,11 @@ def open_reference(reference: str, *, fenced: bool = True) -> int:
         return _open_inode(int(value))
     except OSError as e:
         raise _not_found(reference, kind, value, e) from None
+
+
+def _file_of(kind: str, value: str) -> str | None:
+    """The file to open for a reference, for the calling thread."""
+    return {"": "/proc/thread-self/ns/net", "name": f"{RUN_NETNS}/{value}", "file": value}.get(kind)
 
 
 def _not_found(reference: str, kind: str, value: str, e: OSError) -> FastnlError:
@@ -290,6 +291,22 @@ def identity(fd: int) -> Identity:
     return Identity(*netns_identity(fd))
 
 
+def meaning(reference: str) -> Identity:
+    """Who a reference means now; nothing is left open.  Raises what open_reference does."""
+    kind, value = split(reference)
+    path = _file_of(kind, value)
+    if path is None or (kind == "file" and fence.fenced()):
+        fd = open_reference(reference)
+        try:
+            return identity(fd)
+        finally:
+            os.close(fd)
+    try:
+        return Identity(*netns_at(path, careful=kind == "file"))
+    except OSError as e:
+        raise _not_found(reference, kind, value, e) from None
+
+
 class Handles:
     """Open namespaces of one batch, each opened once, all closed at the end.
 
@@ -299,6 +316,7 @@ class Handles:
     def __init__(self, *, fenced: bool = True) -> None:
         self._fenced = fenced
         self._fds: dict[str, int] = {}
+        self._files: dict[str, str] = {}  # of those that are a file
         self._failed: dict[str, FastnlError] = {}
         self._who: dict[int, Identity] = {}
         self._known: dict[Identity, int] = {}
@@ -324,11 +342,36 @@ class Handles:
         except FastnlError as e:
             self._failed[reference] = e
             raise
-        known = self._known.setdefault(self.identity(fd), fd)
+        return self._take(reference, fd, identity(fd))
+
+    def open_all(self, references: Iterable[str]) -> None:
+        """Opens what will be asked for, all together; of what cannot be opened `open` tells why."""
+        paths: dict[str, str] = {}
+        anything: dict[str, str] = {}  # in any folder
+        for reference in references:
+            if reference in self._fds:
+                continue
+            try:
+                kind, value = split(reference)
+            except InvalidValue:
+                continue
+            path = _file_of(kind, value)
+            if kind != "file" and path is not None:
+                paths[reference] = path
+            elif kind == "file" and not (self._fenced and fence.fenced()):
+                anything[reference] = value
+        for some, careful in ((paths, False), (anything, True)):
+            for reference, opened in zip(some, open_all([*some.values()], careful), strict=True):
+                if opened is not None:
+                    fd, inode, id_ = opened
+                    self._take(reference, fd, Identity(inode, id_))
+            self._files |= some
+
+    def _take(self, reference: str, fd: int, who: Identity) -> int:
+        known = self._fds[reference] = self._known.setdefault(who, fd)
         if known != fd:
-            del self._who[fd]
             os.close(fd)
-        self._fds[reference] = known
+        self._who[known] = who
         return known
 
     def identity(self, fd: int) -> Identity:
@@ -339,13 +382,19 @@ class Handles:
 
     def lost(self) -> set[str]:
         """The references that do not mean any more what they meant when they were opened."""
-        return {reference for reference, fd in self._fds.items() if not _means(reference, self._who[fd])}
+        there = dict(zip(self._files, inodes([*self._files.values()]), strict=True))
+        return {
+            reference
+            for reference, fd in self._fds.items()
+            # one that is held open keeps its inode from being given again
+            if (there[reference] != self._who[fd].inode if reference in there else not _means(reference, self._who[fd]))
+        }
 
     def close(self) -> None:
-        for fd in self._known.values():
-            os.close(fd)
+        close_all([*self._known.values()])
         self._known.clear()
         self._fds.clear()
+        self._files.clear()
         self._who.clear()
         self._failed.clear()
 

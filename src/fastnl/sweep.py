@@ -109,6 +109,7 @@ def remove_interfaces(host: Host, handles: Handles, wired: Sequence[Wired]) -> l
         results_of |= zip(there, found.let_go(host, handles, [wired[n] for n in there]), strict=True)
         return [results_of[n] for n in range(len(wired))]
     chosen = cover([tuple(p.netns for p in w.places) for w in wired])
+    handles.open_all(w.connection.ends[end].netns for w, end in zip(wired, chosen, strict=True))
     errors = sweep(host, [_target(handles, w, end) for w, end in zip(wired, chosen, strict=True)])
     # somebody may have moved the chosen end elsewhere: then the pair is still there, and the other end tells
     gone = [n for n, e in enumerate(errors) if e is not None and e.errno == errno.ENODEV and len(wired[n].places) == 2]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from fastnl import End, Neighbour, Route, Veth
-from fastnl.testing import ip_json, ping
+from fastnl.testing import ip_json, nsenter, ping
 
 MAC, PEER = "02:00:00:00:00:01", "02:00:00:00:00:02"
 
@@ -266,10 +268,6 @@ def link_local(netns: str, ifname: str) -> list[str]:
 
 def inside(netns: str, path: str) -> str:
     """A file of /proc/sys as a namespace sees it."""
-    import subprocess
-
-    from fastnl.testing import nsenter
-
     return subprocess.run(nsenter(netns, "cat", path), check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -297,6 +295,13 @@ def test_over_256_ends_in_one_namespace_are_switched_off_one_by_one_and_the_name
     assert [inside(blue, f"{conf}/{name}/disable_ipv6") for name in ("e0", "e249", "m5", "m6", "m9")] == list("00011")
     assert [inside(blue, f"{conf}/{name}/disable_ipv6") for name in ("default", "all")] == ["0", "0"]
     assert [link_local(blue, name) for name in ("e0", "m5", "m9")] == [[], [], []]
+    # where its owner has it off for new ones there is nothing to write
+    switch = ["sh", "-c", f"echo 1 > {conf}/default/disable_ipv6"]
+    subprocess.run(nsenter(blue, *switch), check=True)
+    more += connected(host, *[Veth(End(blue, f"n{i}"), End(red, f"n{i}")) for i in range(3)])
+    assert [inside(blue, f"{conf}/n{i}/disable_ipv6") for i in range(3)] == list("111")
+    assert [inside(red, f"{conf}/n{i}/disable_ipv6") for i in range(3)] == list("111")
+    subprocess.run(nsenter(blue, *[word.replace("echo 1", "echo 0") for word in switch]), check=True)
     # with the crowd gone, the next ones are few again
     assert all(r.changed for r in host.disconnect(first + more))
     connected(host, Veth(End(blue, "e0"), End(red, "e0")))

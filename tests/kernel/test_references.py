@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fastnl import End, Host, InvalidValue, NetnsGone, NetnsNotFound, Veth
+from fastnl import End, Host, InvalidValue, NetnsGone, NetnsNotFound, Veth, fence
 from fastnl import netns as references
 from fastnl._nl import netns_identity, new_netns, open_netns
-from fastnl.netns import Handles, Identity, handle_reference, identity, open_reference
+from fastnl.netns import Handles, Identity, handle_reference, identity, meaning, open_reference
 from fastnl.testing import Census, eventually, ip_json, ping, spawn
 
 
@@ -297,3 +297,65 @@ def test_nothing_but_a_named_namespace_is_removed(name, tmp_path):
     with pytest.raises(InvalidValue):
         references.remove(name.format(precious))
     assert precious.exists()
+
+
+# -- many at a time --------------------------------------------------------------------------------
+
+
+def test_what_is_opened_together_is_what_is_opened_one_by_one(netns):
+    names = netns.many(5, "m")
+    file = f"file:/run/netns/{names[0]}"
+    before = Census.take()
+    with Handles() as one, Handles() as many:
+        many.open_all([*names, file, "", *names])
+        opened = [many.open(reference) for reference in (*names, file, "")]
+        assert [many.identity(fd) for fd in opened] == [
+            one.identity(one.open(reference)) for reference in (*names, file, "")
+        ]
+        assert opened[0] == opened[5]  # one namespace, one descriptor
+        assert len(set(opened)) == 6
+        assert many.lost() == set()
+    assert before.leaks() == []
+
+
+def test_what_cannot_be_opened_together_says_why(netns, tmp_path):
+    blue = netns.make("blue")
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    with Handles() as handles:
+        handles.open_all(["nosuch", f"file:{plain}", "name:a/b", blue])
+        with pytest.raises(NetnsNotFound, match="ip netns add nosuch"):
+            handles.open("nosuch")
+        with pytest.raises(NetnsNotFound, match="is no network namespace"):
+            handles.open(f"file:{plain}")
+        with pytest.raises(InvalidValue):
+            handles.open("name:a/b")
+        assert handles.identity(handles.open(blue)) == meaning(blue)
+
+
+@pytest.mark.parametrize("form", ["{}", "file:/run/netns/{}"])
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_namespace_that_is_let_go_while_it_is_open_is_lost(netns, form, anew):
+    blue, red = netns.make("blue"), netns.make("red")
+    with Handles() as handles:
+        handles.open_all([form.format(blue), red])
+        netns.let_go(blue)
+        if anew:
+            netns.make(blue)
+        assert handles.lost() == {form.format(blue)}
+
+
+def test_the_fence_holds_for_what_is_opened_together(netns, tmp_path):
+    blue = netns.make("blue")
+    fence.fence_files([str(tmp_path)])
+    try:
+        with Handles() as handles:
+            handles.open_all([f"file:/run/netns/{blue}", blue])
+            with pytest.raises(InvalidValue):
+                handles.open(f"file:/run/netns/{blue}")
+            assert handles.open(blue)
+        with Handles(fenced=False) as handles:
+            handles.open_all([f"file:/run/netns/{blue}"])
+            assert handles.open(f"file:/run/netns/{blue}")
+    finally:
+        fence.fence_files(())

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fastnl import Address, End, Host, Neighbour, Route, Rule, Veth, birth
-from fastnl._nl import Phase, Tour, netns_identity, new_netns
+from fastnl._nl import Phase, Tour, netns_identity, new_netns, read_settings
 from fastnl.errors import NameInUse
 from fastnl.testing import Census, eventually, ip_json, ping
 
@@ -584,3 +584,24 @@ def test_files_are_written_inside_the_namespace(ns):
     visit.address(1, 101, Address("fd00::2/64"))
     more.run()
     assert [(p.item, p.errno) for p in more.problems()] == [(0, errno.EACCES)]
+
+
+def test_a_file_that_says_what_is_so_for_new_interfaces_is_not_written(ns):
+    # e0 was made before, which shows that nothing is written
+    default = Tour(1)
+    default.visit(ns).allow_ipv6(0, 0, "e0")
+    default.visit(ns).no_ipv6(0, "default")
+    default.run()
+    assert read_settings(ns, [f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6" for name in ("default", "e0")]) == [
+        "1",
+        "0",
+    ]
+    tour = Tour(1)
+    visit = tour.visit(ns)
+    visit.no_ipv6(0, "e0")
+    visit.route_localnet(0, 0, "e0")
+    tour.run()
+    assert visit.file_errors == 0
+    assert read_settings(
+        ns, ["/proc/sys/net/ipv6/conf/e0/disable_ipv6", "/proc/sys/net/ipv4/conf/e0/route_localnet"]
+    ) == ["0", "1"]  # fmt: skip

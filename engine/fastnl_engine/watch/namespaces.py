@@ -21,7 +21,7 @@ from inotify_simple import INotify, flags
 
 import fastnl
 from fastnl.errors import NetnsUnknown
-from fastnl.netns import RUN_NETNS, Identity, identity, open_reference, process_of, split
+from fastnl.netns import RUN_NETNS, Identity, meaning, process_of, split
 
 POLL = 1.0  # seconds between looks at what no watch covers
 ROUND = 5  # looks until each of those that one does cover has had its turn, too
@@ -353,17 +353,13 @@ class Namespaces:
 def look(reference: str) -> Identity | None:
     """Which namespace a reference means now; None: none; UNKNOWN: that cannot be told at the moment."""
     try:
-        fd = open_reference(reference)
+        return meaning(reference)
     except NetnsUnknown:
         return UNKNOWN
     except (fastnl.NetnsNotFound, fastnl.InvalidValue):  # invalid: the settings keep it out
         return None
     except fastnl.FastnlError:
         return UNKNOWN
-    try:
-        return identity(fd)
-    finally:
-        os.close(fd)
 
 
 def _has_ended(pidfd: int) -> bool:

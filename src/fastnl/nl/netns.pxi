@@ -60,6 +60,22 @@ def open_netns(str path not None, bint careful=True) -> int:
     return fd
 
 
+def netns_at(str path not None, bint careful=True) -> tuple:
+    """netns_identity of what open_netns would open; nothing is left open."""
+    cdef bytes raw = os.fsencode(path)
+    cdef const char *p = raw
+    cdef uint64_t inode = 0, ns_id = 0
+    cdef int fd = -1, err
+    with nogil:
+        err = open_ns(p, careful, &fd)
+        if not err:
+            err = identify(fd, &inode, &ns_id)
+            c_close(fd)
+    if err:
+        raise OSError(err, strerror(err).decode(), path)
+    return inode, ns_id
+
+
 def netns_identity(int fd) -> tuple:
     """(inode, id) of an open network namespace.
 
@@ -71,6 +87,79 @@ def netns_identity(int fd) -> tuple:
     if err:
         raise OSError(err, strerror(err).decode())
     return inode, ns_id
+
+
+# The same for many at a time, with the GIL released once: a thread that gives it away for each system call waits for
+# it again each time, behind whoever computes.
+
+cdef struct Found:
+    const char *path
+    int fd
+    int err
+    uint64_t inode, ns_id
+
+
+cdef Found *found_at(list raw) except NULL:
+    """Room for what is behind each path; the paths have to live as long as it does."""
+    cdef Py_ssize_t i, n = len(raw)
+    cdef Found *found = <Found *>calloc(<size_t>n + 1, sizeof(Found))
+    if found == NULL:
+        raise MemoryError("no memory for paths")
+    for i in range(n):
+        found[i].path = <bytes>raw[i]
+        found[i].fd = -1
+    return found
+
+
+def open_all(list paths not None, bint careful=True) -> list:
+    """(descriptor, inode, id) of the network namespace behind each path, as open_netns and netns_identity give them.
+
+    None for one that cannot be opened: open_netns says why.  The caller closes the descriptors.
+    """
+    cdef list raw = [PyUnicode_EncodeFSDefault(path) for path in paths]
+    cdef Py_ssize_t i, n = len(raw)
+    cdef Found *found = found_at(raw)
+    cdef Found *f
+    with nogil:
+        for i in range(n):
+            f = &found[i]
+            f.err = open_ns(f.path, careful, &f.fd)
+            if f.err == 0:
+                f.err = identify(f.fd, &f.inode, &f.ns_id)
+                if f.err:
+                    c_close(f.fd)
+    opened = [None if found[i].err else (found[i].fd, found[i].inode, found[i].ns_id) for i in range(n)]
+    free(found)
+    return opened
+
+
+def inodes(list paths not None) -> list:
+    """The inode of the file behind each path, 0 where there is none."""
+    cdef list raw = [PyUnicode_EncodeFSDefault(path) for path in paths]
+    cdef Py_ssize_t i, n = len(raw)
+    cdef Found *found = found_at(raw)
+    cdef stat_s st
+    with nogil:
+        for i in range(n):
+            if c_stat(found[i].path, &st) == 0:
+                found[i].inode = st.st_ino
+    there = [found[i].inode for i in range(n)]
+    free(found)
+    return there
+
+
+def close_all(list fds not None) -> None:
+    """Closes descriptors."""
+    cdef Py_ssize_t i, n = len(fds)
+    cdef int *each = <int *>malloc((<size_t>n + 1) * sizeof(int))
+    if each == NULL:
+        raise MemoryError("no memory for descriptors")
+    for i in range(n):
+        each[i] = fds[i]
+    with nogil:
+        for i in range(n):
+            c_close(each[i])
+    free(each)
 
 
 cdef struct Birth:

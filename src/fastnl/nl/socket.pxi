@@ -119,8 +119,21 @@ cdef int open_route_socket(Trip *t, Stop *s) noexcept nogil:
     return fd
 
 
+cdef bint born_without(int folder) noexcept nogil:
+    """Whether the namespace, by its folder of IPV6_CONF, has IPv6 off for new interfaces (ipv6_add_dev, addrconf.c)."""
+    cdef char value = 0
+    cdef int fd = c_openat(folder, b"default/disable_ipv6", O_RDONLY | O_CLOEXEC)
+    if fd >= 0:
+        if c_read(fd, &value, 1) != 1:
+            value = 0
+        c_close(fd)
+    return value != 0 and value != b'0'
+
+
 cdef void write_files(Trip *t, Stop *s) noexcept nogil:
     """Each file holds one value; a failure is noted and hurts nobody else.
+
+    An interface that was just born without IPv6 needs no file for that.
 
     The folder is looked up once: every namespace has a /proc/sys/net of its own under that one name, and
     the kernel finds ours by walking past those of all namespaces that have been asked for it.
@@ -129,7 +142,7 @@ cdef void write_files(Trip *t, Stop *s) noexcept nogil:
     cdef FileNote *f
     cdef const char *path
     cdef const char *value
-    cdef int fd, folder
+    cdef int fd, folder, without = -1
     if s.n_files == 0:
         return
     folder = c_open(IPV6_CONF, O_PATH | O_CLOEXEC)
@@ -137,6 +150,11 @@ cdef void write_files(Trip *t, Stop *s) noexcept nogil:
         f = &s.file_notes[i]
         if left_out(t, f.item):
             continue
+        if not f.what:                  # no_ipv6
+            if without < 0:
+                without = born_without(folder)
+            if without:
+                continue
         path = s.files.data + f.path
         value = path + strlen(path) + 1
         n = strlen(value)

@@ -209,6 +209,7 @@ cdef extern from * nogil:
     ssize_t c_read "read"(int, void *, size_t)
     int c_ioctl "ioctl"(int, unsigned long, ...)
     int c_fstat "fstat"(int, stat_s *)
+    int c_stat "stat"(const char *, stat_s *)
     int c_fstatfs "fstatfs"(int, statfs_s *)
     int c_mount "mount"(const char *, const char *, const char *, unsigned long, const void *)
     int gettid()
