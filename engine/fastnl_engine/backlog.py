@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
-from fastnl_engine.planner import Job
+from fastnl_engine.planner import Action, Job
 
 
 class Backlog:
@@ -63,3 +63,21 @@ class Backlog:
             self._turns.append(job.client)
         self._length += 1
         return jobs
+
+
+class Planned:
+    """Actions that wait to be sent, each of another connection, in the same turns."""
+
+    def __init__(self) -> None:
+        self._turns = Backlog()
+        self._of: dict[str, Action] = {}
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def put(self, action: Action) -> None:
+        self._turns.append(action.job)
+        self._of[action.job.id] = action
+
+    def take(self, most: int) -> list[Action]:
+        return [self._of.pop(self._turns.popleft().id) for _ in range(min(most, len(self)))]

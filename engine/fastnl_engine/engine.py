@@ -19,7 +19,7 @@ from sortedcontainers import SortedDict
 import fastnl
 from fastnl.links import FOUND
 from fastnl.netns import Identity
-from fastnl_engine.backlog import Backlog
+from fastnl_engine.backlog import Backlog, Planned
 from fastnl_engine.backoff import Backoff
 from fastnl_engine.executor import Executor
 from fastnl_engine.ledger import Ledger, Watched
@@ -29,6 +29,7 @@ from fastnl_engine.pipeline import RETRY, Cycle, Pipeline
 from fastnl_engine.planner import Action, Claims, Job, plan
 from fastnl_engine.resume import Resume
 from fastnl_engine.store.base import Outcome, Store
+from fastnl_engine.sweeps import Sweeps
 from fastnl_engine.upkeep import WAITED_FOR, Upkeep, waits_for
 
 log = structlog.get_logger()
@@ -78,7 +79,8 @@ class Engine:
         self._held = 0  # jobs waiting in _busy
         self.guard: Guard | None = None
         self._guarded: dict[str, Action] = {}  # by id: planned, and waiting until others have let go
-        self._released: deque[Action] = deque()  # no longer
+        self._ready = Planned()  # for the kernel thread
+        self._sweeps = Sweeps()
         self._cycles = 0
         self.pipeline = Pipeline(store, Executor(host, strict=strict), judge, self._wrote)
         self.upkeep = Upkeep(self.retry, self.suspend, self._namespace)
@@ -209,17 +211,24 @@ class Engine:
             _, job, record = self._postponed.popleft()
             if self.records.get(job.id) is record:
                 self.submit(job)
-        while (self._backlog or self._released) and self.pipeline.waiting == 0:
-            actions = self._next_actions()
-            if not actions:
-                return
-            self._cycles += 1
-            self.totals["cycles"] += 1
-            self.pipeline.put(Cycle(actions))
+        if self.pipeline.waiting == 0 and (self._backlog or self._ready):
+            self._plan()
+            if self._ready:
+                self._send(Cycle(self._ready.take(CYCLE)))
+            elif self._backlog:
+                self.pipeline.wake()  # not all at once: who asks for something meanwhile is heard first
+        while self._sweeps.due(self.pipeline.sweeping):
+            self._send(Cycle(self._sweeps.take(), sweep=True))
+
+    def _send(self, cycle: Cycle) -> None:
+        self._cycles += 1
+        self.totals["cycles"] += 1
+        cycle.beside = len(self._sweeps) > 0
+        self.pipeline.put(cycle)
 
     @property
     def idle(self) -> bool:
-        return not self._backlog and not self._released and not self._cycles and not self._chores
+        return not (self._backlog or self._ready or self._sweeps or self._cycles or self._chores)
 
     def refuse_backlog(self, error: dict[str, Any]) -> None:
         """Answers everything that is not in a cycle with an error, at a stop."""
@@ -227,7 +236,7 @@ class Engine:
         while self._soon:
             self._soon.popleft()()
         waiting = list(self._backlog)
-        for action in self._guarded.values():
+        for action in (*self._sweeps.give_up(), *self._guarded.values()):
             self._reclaim(action)
             waiting += [action.job, *self._busy.pop(action.job.id)]
         self._guarded.clear()
@@ -241,13 +250,10 @@ class Engine:
 
     # -- planning ------------------------------------------------------------------------------------
 
-    def _next_actions(self) -> list[Action]:
+    def _plan(self) -> None:
         """Plans jobs until a cycle is full; what needs nothing from the kernel is answered at once."""
-        actions: list[Action] = []
-        while (self._backlog or self._released) and len(actions) < CYCLE:
-            if self._released:
-                actions.append(self._released.popleft())
-                continue
+        room = CYCLE
+        while self._backlog and room:
             job = self._backlog.popleft()
             waiting = self._busy.get(job.id)
             if waiting is not None:
@@ -258,17 +264,27 @@ class Engine:
             if action.verb == "nothing":
                 self._reply(action)
             else:
+                room -= 1
                 self._busy[job.id] = deque()
                 self._guarded[job.id] = action
                 if self.guard is None or not self.guard.hold(action, functools.partial(self._release, job.id)):
-                    actions.append(self._guarded.pop(job.id))
-        return actions
+                    self._go(self._guarded.pop(job.id))
+
+    def _go(self, action: Action) -> None:
+        """Has an action done, once the sweeps that are in its way are over."""
+        if self._sweeps.hold(action):
+            return
+        # a start looks at namespaces before they are changed, on the kernel thread
+        if self.pipeline.executor.resume is None and self._sweeps.takes(action):
+            self._sweeps.put(action)
+        else:
+            self._ready.put(action)
 
     def _release(self, id_: str) -> None:
         """Nothing is on the interfaces any more that an action takes away."""
         action = self._guarded.pop(id_, None)
         if action is not None:
-            self._released.append(action)
+            self._go(action)
             self.pipeline.wake()
 
     # -- out -----------------------------------------------------------------------------------------
@@ -282,7 +298,7 @@ class Engine:
             self.metrics.stage.labels(stage).observe(seconds)
         self.metrics.cycle.observe(len(cycle.actions))
         outcomes = {o.id: o for o in cycle.outcomes}
-        handing = any(a.verb in ("update", "move") for a in cycle.actions)
+        handing = cycle.beside or any(a.verb in ("update", "move") for a in cycle.actions)
         for action in cycle.actions:
             id_ = action.job.id
             if cycle.ran:
@@ -299,6 +315,8 @@ class Engine:
                         self._postponed.append((time.monotonic() + RETRY, action.job, self.records.get(id_)))
             if self.guard is not None:
                 self.guard.settled(id_)
+            for waiting in self._sweeps.over(id_):
+                self._ready.put(waiting)
             held = self._busy.pop(id_)
             self._held -= len(held)
             # they arrived before whatever the backlog holds for this id by now
@@ -431,8 +449,9 @@ class Engine:
 
 
 def _may_succeed_now(action: Action) -> bool:
-    """Whether a name was refused that another action of the same cycle may have given up a moment later."""
-    taken = action.result is not None and isinstance(action.result.error, fastnl.NameInUse)
+    """Whether something was refused that another action may have given up a moment later."""
+    error = action.result.error if action.result is not None else None
+    taken = error is not None and (isinstance(error, fastnl.NameInUse) or error.errno == errno.EEXIST)
     return taken and not action.job.again
 
 

@@ -1,6 +1,6 @@
 """From a plan to the kernel: the only module of the engine that changes it.
 
-Runs on the kernel thread, which spends its time in C with the GIL released.
+Runs on the kernel thread, and for sweeps on one beside it; both spend their time in C with the GIL released.
 """
 
 from __future__ import annotations

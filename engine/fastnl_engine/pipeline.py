@@ -1,9 +1,11 @@
-"""Two threads behind the gateway, so that the kernel never waits for Python nor Python for the kernel.
+"""Threads behind the gateway, so that the kernel never waits for Python nor Python for the kernel.
 
     gateway --cycle--> store thread: intent --> kernel thread: run --> store thread: outcome --> gateway
+                                            --> sweep thread:  run -->
 
 The store has one thread of its own because SQLite has one writer; while it waits for the disk the kernel
-thread is in the next cycle already.
+thread is in the next cycle already.  Deletes wait for grace periods, on a thread of their own so that nothing else
+waits with them.
 """
 
 from __future__ import annotations
@@ -35,12 +37,16 @@ Row = TypeVar("Row", Intent, Outcome)
 class Cycle:
     """Actions on different connections that go through the kernel together.
 
+    sweep    goes to the thread for sweeps, beside the cycles that come before and after
+    beside   a sweep was on its way when it was sent
     chore    something else to be done on the kernel's thread, in a cycle without actions
     refused  why the store could not take the intent (then nothing was done) or the outcome
     stages   seconds that it spent waiting, in intent, kernel and outcome
     """
 
     actions: list[Action]
+    sweep: bool = False
+    beside: bool = False
     chore: Callable[[], None] | None = None
     outcomes: list[Outcome] = field(default_factory=list)
     refused: str = ""
@@ -56,7 +62,7 @@ class Cycle:
 
 
 class Pipeline:
-    """Takes cycles in, gives them back finished, in order; `wakeup` is readable when there are some."""
+    """Takes cycles in and gives them back finished, sweeps out of turn; `wakeup` is readable when there are some."""
 
     def __init__(
         self,
@@ -71,22 +77,28 @@ class Pipeline:
         self._judge = judge
         self._to_store: queue.SimpleQueue[tuple[str, Cycle] | None] = queue.SimpleQueue()
         self._to_kernel: queue.SimpleQueue[Cycle | None] = queue.SimpleQueue()
+        self._to_sweep: queue.SimpleQueue[Cycle | None] = queue.SimpleQueue()
         self._finished: deque[Cycle] = deque()
         self._unwritten: dict[str, Outcome] = {}
         self._failing = False  # the last write was refused
         self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.waiting = 0  # cycles taken in whose run has not begun
+        self.waiting = 0  # cycles taken in for the kernel thread whose run has not begun
+        self.sweeping = 0  # and for the sweep thread whose run has not ended
         self._count = threading.Lock()
         self._threads = [
             threading.Thread(target=self._store_main, name="store", daemon=True),
             threading.Thread(target=self._kernel_main, name="kernel", daemon=True),
+            threading.Thread(target=self._sweep_main, name="sweep", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
 
     def put(self, cycle: Cycle) -> None:
         with self._count:
-            self.waiting += 1
+            if cycle.sweep:
+                self.sweeping += 1
+            else:
+                self.waiting += 1
         self._to_store.put(("intend", cycle))
 
     def take(self) -> list[Cycle]:
@@ -114,7 +126,7 @@ class Pipeline:
             os.eventfd_write(self.wakeup, 1)
 
     def stop(self) -> None:
-        """Ends both threads after what they have in hand; `take` has the cycles that they finished last."""
+        """Ends the threads after what they have in hand; `take` has the cycles that they finished last."""
         # the word goes the way that a cycle goes, behind all of them
         self._to_store.put(("stop", Cycle([])))
         for thread in self._threads:
@@ -125,6 +137,7 @@ class Pipeline:
         os.close(fd)
 
     def _store_main(self) -> None:
+        running = len(self._threads) - 1  # of those that give cycles back
         while True:
             try:
                 job = self._to_store.get(timeout=RETRY if self._unwritten else None)
@@ -133,6 +146,9 @@ class Pipeline:
                     self._write([])
                 continue
             if job is None:
+                running -= 1
+                if running:
+                    continue
                 with contextlib.suppress(Exception):  # a last attempt; else their intents tell the next start
                     self._write([])
                 return
@@ -140,10 +156,11 @@ class Pipeline:
             cycle.passed("waiting")
             if step == "stop":
                 self._to_kernel.put(None)
+                self._to_sweep.put(None)
             elif step == "intend":
                 self._intend(cycle)
                 cycle.passed("intent")
-                self._to_kernel.put(cycle)
+                (self._to_sweep if cycle.sweep else self._to_kernel).put(cycle)
             else:
                 self._settle(cycle)
                 cycle.passed("outcome")
@@ -204,19 +221,30 @@ class Pipeline:
             with self._count:
                 self.waiting -= 1
             self.wake()  # room for the next cycle to be made
-            cycle.passed("waiting")
-            if cycle.chore is not None:
-                try:
-                    cycle.chore()
-                except Exception as e:
-                    cycle.refused = f"{type(e).__name__}: {e}"
-            elif not cycle.refused:
-                try:
-                    self.executor.run(cycle.actions)
-                    cycle.ran = True
-                except Exception as e:
-                    # the thread has to live on; what was half done is known by its intent
-                    cycle.refused = f"{type(e).__name__}: {e}; please report this"
-            cycle.passed("kernel")
-            self._to_store.put(("settle", cycle))
+            self._run(cycle)
         self._to_store.put(None)
+
+    def _sweep_main(self) -> None:
+        while (cycle := self._to_sweep.get()) is not None:
+            self._run(cycle)
+            with self._count:
+                self.sweeping -= 1
+            self.wake()  # what has come meanwhile can go
+        self._to_store.put(None)
+
+    def _run(self, cycle: Cycle) -> None:
+        cycle.passed("waiting")
+        if cycle.chore is not None:
+            try:
+                cycle.chore()
+            except Exception as e:
+                cycle.refused = f"{type(e).__name__}: {e}"
+        elif not cycle.refused:
+            try:
+                self.executor.run(cycle.actions)
+                cycle.ran = True
+            except Exception as e:
+                # the thread has to live on; what was half done is known by its intent
+                cycle.refused = f"{type(e).__name__}: {e}; please report this"
+        cycle.passed("kernel")
+        self._to_store.put(("settle", cycle))

@@ -44,6 +44,11 @@ def test_each_study_runs(study):
     assert SAID[study] in python("-m", "bench.studies", study, "--rounds", "1", "--pairs", "2")
 
 
+@pytest.mark.parametrize(("program", "said"), [("beside", "star: connect, p95"), ("held", "handed out")])
+def test_what_goes_through_an_engine_runs(program, said):
+    assert said in python("-m", f"bench.{program}", "--rounds", "1", "--pairs", "4")
+
+
 def test_what_a_study_starts_from_is_byte_for_byte_what_the_library_sends():
     same = python("-c", SAME)
     assert same.splitlines() == ["star create", "star delete", "spread create"]

@@ -170,14 +170,14 @@ def test_every_change_of_state_is_an_event(engine, client, netns, hub):
     client.connect([job(2, "later")], wait=True)
     client.disconnect(["c1", "c2", "c3"])
     got = [events.next() for _ in range(6)]
-    assert [topic for topic, _ in got] == [
+    assert [topic for topic, _ in got[:4]] == [
         "connection.up.c1", "connection.up.c1", "connection.up.c1", "connection.pending.c2",
-        "connection.removed.c1", "connection.removed.c2",
     ]  # fmt: skip
-    assert [(e["id"], e["was"], e["state"]) for _, e in got] == [
-        ("c1", None, "up"), ("c1", "up", "up"), ("c1", "up", "up"), ("c2", None, "pending"),
-        ("c1", "up", None), ("c2", "pending", None),
-    ]  # fmt: skip
+    # of c2 there is nothing in the kernel to wait for
+    assert {topic for topic, _ in got[4:]} == {"connection.removed.c1", "connection.removed.c2"}
+    told = [(e["id"], e["was"], e["state"]) for _, e in got]
+    assert told[:4] == [("c1", None, "up"), ("c1", "up", "up"), ("c1", "up", "up"), ("c2", None, "pending")]
+    assert set(told[4:]) == {("c1", "up", None), ("c2", "pending", None)}
     assert all(e["v"] == 1 and e["event"] == topic.split(".")[1] for topic, e in got)
     assert "later" in got[3][1]["reason"]
     assert [e["n"] - got[0][1]["n"] for _, e in got] == list(range(6))
