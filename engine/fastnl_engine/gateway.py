@@ -318,7 +318,8 @@ class Gateway:
             case wire.Move():
                 self._items(ticket, request.moves, move_job)
             case wire.Info():
-                ticket.results = [{"ok": True, **self.queries.info()}]
+                fleets = {"fleet": self.fleet.info if self.fleet is not None else None}
+                ticket.results = [{"ok": True, **self.queries.info(), **fleets}]
                 self._answer(ticket)
             case wire.List(ids=list(ids)) if self.fleet is not None and (missing := self._not_here(ids)):
                 self._wait_in(self.fleet, ticket, LANE)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import time
+import urllib.request
 
 import pytest
 
@@ -13,6 +14,8 @@ from fastnl_engine.kv import open_etcd
 from fastnl_engine.kv.base import Compacted, KVError, OutcomeUnknown, Refused, Unavailable
 from fastnl_engine.kv.mirror import Mirror
 from fastnl_engine.kv.testing import PATIENCE, eventually, free_port
+
+RECEIVED = "grpc_server_msg_received_total"
 
 
 def held(mirror):
@@ -198,6 +201,28 @@ async def test_silence_alone_ends_a_stream(make_etcd):
             etcd.ctl("put", "m/1", "1")
             batch = await following
             assert [e.key for e in batch.events] == ["m/1"] and not batch.reread
+
+
+async def test_an_answer_to_somebody_else_speaks_for_a_quiet_watch(make_etcd):
+    etcd = make_etcd()
+
+    def asked():  # what etcd has received over the streams of watches
+        with urllib.request.urlopen(f"{etcd.urls[0]}/metrics", timeout=PATIENCE) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(x.rpartition(" ")[2]) for x in lines if x.startswith(RECEIVED) and 'method="Watch"' in x)
+
+    async with open_etcd(etcd.urls, heartbeat=0.5) as kv, contextlib.AsyncExitStack() as stack:
+        for prefix in ("m/", "n/", "o/", "p/"):
+            await anext(await stack.enter_async_context(Mirror(kv, prefix)))
+        counts = []
+        for interval in (0.02, 4):
+            await eventually(lambda: asked() >= 4)
+            before, end = asked(), time.monotonic() + 4
+            while time.monotonic() < end:
+                await asyncio.sleep(interval)
+                await kv.get("x/1")
+            counts.append(asked() - before)
+        assert counts[0] < counts[1] / 2, counts
 
 
 async def test_full(make_etcd):

@@ -52,6 +52,8 @@ def hosts(settings: Settings) -> None:
         f"{totals['hosts']} hosts, {totals['alive']} alive, {totals['connections']} connections, "
         f"{totals['vnis']} VNIs in use{more}"
     )
+    if not reply["joined"]:
+        click.echo(f"{reply['here']} has not joined: {reply['reason'] or 'it is about to'}")
 
 
 @fleet.command()

@@ -8,6 +8,7 @@ written and not answered is realised all the same, and whoever asks again, here 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -101,11 +102,13 @@ class Desk:
     async def _group(self, jobs: list[Job], tasks: asyncio.TaskGroup) -> None:
         """Has jobs agreed on with the fleet, and answered by tasks of their own."""
         loop = asyncio.get_running_loop()
-        try:
-            await asyncio.wait_for(self._membership.ready.wait(), max(0.0, jobs[0].deadline - loop.time()))
-        except TimeoutError:
+        members = self._membership
+        if not members.refused:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(members.ready.wait(), max(0.0, jobs[0].deadline - loop.time()))
+        if not members.ready.is_set():
             for job in jobs:
-                self._refuse(job, "unavailable", f"this host is not registered in the fleet yet; {self._trouble()}")
+                self._refuse(job, "unavailable", f"this host is not registered in the fleet; {self._trouble()}")
             return
         share = True
         while jobs:

@@ -50,6 +50,13 @@ class Door(LoopLane):
     def load(self) -> int:
         return len(self._open)
 
+    @property
+    def info(self) -> dict[str, Any]:
+        """How this host stands in the fleet."""
+        assert self.service is not None
+        here = self.service.membership
+        return {"host": here.name, "joined": here.registered, "reason": here.trouble}
+
     def route(self, job: Job) -> Job:
         """The job as the engine shall have it, so that what is the fleet's comes here.
 

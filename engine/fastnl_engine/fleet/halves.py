@@ -24,7 +24,7 @@ from fastnl_engine.fleet.local import PREFIX, Unreachable, connection_here, told
 from fastnl_engine.fleet.membership import Membership
 from fastnl_engine.fleet.records import Half, Outcome, decode
 from fastnl_engine.fleet.reports import Report, Reports
-from fastnl_engine.kv.base import KV
+from fastnl_engine.kv.base import KV, KVError
 from fastnl_engine.kv.mirror import Changes, Mirror
 from fastnl_engine.model import Record
 from fastnl_engine.northbound.port import Answer, Port
@@ -94,6 +94,7 @@ class Halves:
                     log.info("halves read", halves=len(self.wanted), strays=len(self.strays))
                     for id_ in self.strays:
                         log.warning("stray", id=PREFIX + id_)
+                    self.alive_changed(list(self._of_peer))  # some went away before this host listened
 
     async def _outcomes(self) -> dict[str, Outcome]:
         """What was told of this host before."""
@@ -178,6 +179,11 @@ class Halves:
 
     async def _part(self, ids: list[str]) -> None:
         """Brings some halves to what is wanted of them now."""
+        peers = {half.peer for id_ in ids if (half := self.wanted.get(id_)) is not None and half.peer}
+        if strange := sorted(peers - self._membership.hosts.keys()):
+            # it has just come, and the desk knew of it sooner
+            with contextlib.suppress(KVError):
+                await self._membership.catch_up(strange)
         gone: dict[str, Half] = {}
         made: dict[str, Half] = {}
         items: list[dict[str, Any]] = []

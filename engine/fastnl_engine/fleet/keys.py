@@ -2,7 +2,7 @@
 
 host/<host>            where its tunnels end; stays when its engine is away
 alive/<host>           is there while its engine renews a lease
-removed/<host>         it was removed for good and does not know yet
+removed/<host>/<identity>  the machine of this identity was removed for good and does not know yet
 connection/<id>        a connection as it was submitted
 half/<host>/<id>       what one host has to make of it, or to take away
 outcome/<host>/<id>    what became of that
@@ -28,8 +28,12 @@ class Keys:
     def alive(self, host: str) -> str:
         return self.alives + host
 
-    def removed(self, host: str) -> str:
-        return f"{self.root}removed/{host}"
+    def removals(self, host: str) -> str:
+        return f"{self.root}removed/{host}/"
+
+    def removed(self, host: str, identity: str) -> str:
+        # another machine may have got the name since
+        return self.removals(host) + identity
 
     def connection(self, id_: str) -> str:
         return self.connections + id_

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -18,8 +19,11 @@ from fastnl_engine.config import Fleet
 from fastnl_engine.fleet import path
 from fastnl_engine.fleet.keys import Keys
 from fastnl_engine.fleet.records import Alive, Host, decode, encode
-from fastnl_engine.kv.base import KV, Compare, Entry, Get, KVError, Op, Put, absent, unchanged
+from fastnl_engine.kv.base import Compare, Entry, Get, KVError, Op, Put, absent, unchanged
 from fastnl_engine.kv.mirror import Changes, Mirror
+
+if TYPE_CHECKING:
+    from fastnl_engine.kv.etcd import EtcdKV
 
 LOOK = 5.0  # seconds between looks at the underlay
 AGAIN = 1.0  # seconds until it is tried again to register
@@ -35,16 +39,17 @@ class Membership:
     here    this host as it shall be in the fleet; None until its place in the underlay is found
     known   hosts and alive have been read
     ready   and this host is among them
+    refused why this host may not have its name in the fleet; "" if it may
 
     on_hosts, on_alive  are called with the names of hosts whose place, or whose being alive, has changed
-    on_removed          this host was removed for good: called until there is no removed/<host> any more
+    on_removed          this host was removed for good: called until its removed/<host>/<identity> is gone
     """
 
-    def __init__(self, kv: KV, keys: Keys, name: str, identity: str, host: fastnl.Host, settings: Fleet) -> None:
+    def __init__(self, kv: EtcdKV, keys: Keys, name: str, identity: str, host: fastnl.Host, settings: Fleet) -> None:
         self._kv = kv
         self._keys = keys
         self.name = name
-        self._identity = identity
+        self.identity = identity
         self._host = host
         self._settings = settings
         self.hosts: dict[str, Host] = {}
@@ -62,12 +67,12 @@ class Membership:
         self._work = asyncio.Event()  # there is something to register
         self._read: set[str] = set()
         self._step = asyncio.Event()  # the mirrors make one
-        self._refused = ""
+        self.refused = ""
 
     @property
     def trouble(self) -> str:
         """What is wrong with etcd, or with being registered; "" if nothing."""
-        return f"etcd: {self._kv.trouble}" if self._kv.trouble else self._refused
+        return f"etcd: {self._kv.trouble}" if self._kv.trouble else self.refused
 
     async def run(self) -> None:
         async with self._kv.lease(self._settings.lease, self._granted), asyncio.TaskGroup() as group:
@@ -139,7 +144,7 @@ class Membership:
                 said = str(e)
             else:
                 said = ""
-                here = Host(address, mtu, self._identity, fastnl.__version__)
+                here = Host(address, mtu, self.identity, fastnl.__version__)
                 if here != self.here:
                     log.info("place in the underlay", host=self.name, address=address, mtu=mtu)
                     self.here = here
@@ -168,7 +173,7 @@ class Membership:
 
     async def _register(self, lease: int, here: Host) -> bool:
         keys, name = self._keys, self.name
-        names = [keys.alive(name), keys.host(name), keys.removed(name)]
+        names = [keys.alive(name), keys.host(name), keys.removed(name, self.identity)]
         read = await self._kv.txn([], [Get(key) for key in names])
         alive, known, removed = (e if isinstance(e, Entry) else None for e in read.results)
         self.removed = removed is not None
@@ -176,11 +181,9 @@ class Membership:
             self._leave()
             self.on_removed()
             return False
-        living = decode(Alive, alive)
-        if living is not None and living.identity != self._identity:
-            # another engine of the same name: what it makes is none of ours
+        if why := await self._not_ours(decode(Alive, alive), decode(Host, known)):
             self._leave()
-            self._refuse("another engine of this name is alive in the fleet; set fleet.host on one of them")
+            self._refuse(why)
             return False
         # whoever else has done something meanwhile makes this fail, and it is looked at again
         compares: list[Compare] = [
@@ -190,28 +193,47 @@ class Membership:
         if decode(Host, known) != here:
             ops.append(Put(keys.host(name), encode(here)))
         if alive is None or alive.lease != lease:
-            ops.append(Put(keys.alive(name), encode(Alive(self._identity, self.since)), lease))
+            ops.append(Put(keys.alive(name), encode(Alive(self.identity, self.since)), lease))
         if ops and not (await self._kv.txn(compares, ops)).succeeded:
             return False
         if not self.registered:
             log.info("registered in the fleet", host=name, address=here.address)
-        self.registered, self._refused = True, ""
+        self.registered, self.refused = True, ""
         self._update_ready()
         return True
+
+    async def _not_ours(self, living: Alive | None, known: Host | None) -> str:
+        """Why the name is somebody else's, with what to do; "" if it is not.
+
+        Where its tunnels end and which numbers they have is known of the one that was here before, and it may be up
+        still, whether its engine is alive or not.
+        """
+        name = self.name
+        ways = f"`fastnl fleet remove {name}` takes that one out for good, with its connections, and this engine joins"
+        other = "or give this engine a name of its own, with fleet.host"
+        if living is not None and living.identity != self.identity:
+            return f"another engine is alive as host {name!r} of the fleet; {other}. Or stop that one, and {ways}"
+        if known is not None and known.identity != self.identity:
+            what = "another machine, or this one with the state folder that it had before"
+            return f"host {name!r} of the fleet is {what}; {ways}; {other}"
+        # of one that was registered before its key went: somebody has deleted it, or etcd's data
+        if known is None and not self.registered and await self._kv.count(self._keys.halves(name)):
+            return f"the fleet still has connections of an earlier host {name!r}; {ways}; {other}"
+        return ""
 
     def _leave(self) -> None:
         self.registered = False
         self.ready.clear()
 
     def _refuse(self, why: str) -> None:
-        if why != self._refused:
+        if why != self.refused:
             log.error("not registered in the fleet", host=self.name, reason=why)
-        self._refused = why
+        self.refused = why
 
     def _update_ready(self) -> None:
         alive = self.alive.get(self.name)
         # one that stood still may see another engine of its name before it has looked at its own registration
-        if self.registered and self.name in self.hosts and alive is not None and alive.identity == self._identity:
+        if self.registered and self.name in self.hosts and alive is not None and alive.identity == self.identity:
             self.ready.set()
 
     async def catch_up(self, hosts: Collection[str]) -> None:

@@ -43,7 +43,7 @@ class Show:
             return {
                 "ok": True, "host": name, "alive": alive is not None, "since": alive.since if alive else None,
                 "address": host.address, "mtu": host.mtu, "connections": count, "version": host.version,
-                **({"strays": len(self._halves.strays)} if name == members.name else {}),
+                **({"strays": len(self._halves.strays)} if name == members.name and members.registered else {}),
             }  # fmt: skip
 
         rows = list(await asyncio.gather(*(row(name) for name in islice(names, limit))))
@@ -55,7 +55,8 @@ class Show:
             "connections": connections, "vnis": vnis,
         }  # fmt: skip
         more = {"after": names[limit - 1] if len(names) > limit else None}
-        return rows, {"here": members.name, "totals": totals, **more}
+        here = {"here": members.name, "joined": members.registered, "reason": members.trouble}
+        return rows, {**here, "totals": totals, **more}
 
     async def connections(self, limit: int, after: str | None) -> Answer:
         prefix = self._keys.connections

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
@@ -118,7 +119,10 @@ class Down(Exception):
 
 
 class Endpoint:
-    """One member and its connection."""
+    """One member and its connection.
+
+    heard   when it answered last, by the clock of the loop
+    """
 
     def __init__(self, url: str, tls: Tls | None) -> None:
         scheme, separator, rest = url.partition("://")
@@ -132,6 +136,7 @@ class Endpoint:
         self._tls = (tls or Tls()) if scheme == "https" else None
         self._channel: grpc.aio.Channel | None = None
         self._dialling: asyncio.Task[str] | None = None
+        self.heard = -math.inf
 
     def _open(self) -> None:
         if self._tls is None:
@@ -257,6 +262,7 @@ class Cluster:
 
     def well(self, endpoint: Endpoint) -> None:
         """It answered."""
+        endpoint.heard = asyncio.get_running_loop().time()
         if self.trouble:
             log.info("etcd answers again", endpoint=endpoint.url)
             self.trouble = ""

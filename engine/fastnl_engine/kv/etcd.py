@@ -73,7 +73,8 @@ class EtcdKV:
     tls         for https: who may sign the members' certificates, and our own
     user        with `password`, where etcd asks for one
     timeout     seconds for a request, over all endpoints
-    heartbeat   seconds of silence after which a watch asks whether anybody is there; after twice that it goes elsewhere
+    heartbeat   seconds of silence, of the member and not only of the watch, after which a watch asks whether anybody is
+                there; after twice that it goes elsewhere
 
     Raises KVError for what cannot be right.
     """

@@ -17,6 +17,7 @@ from fastnl_engine.kv.pb import etcd_pb2 as pb
 log = structlog.get_logger()
 
 HEARTBEAT = 5.0  # seconds
+ALONE = 12  # heartbeats after which a watch asks for itself, whatever else comes over its connection
 
 
 class Watcher:
@@ -84,17 +85,24 @@ class Watcher:
             create = pb.WatchCreateRequest(key=start, range_end=end, start_revision=self._revision + 1)
             await self._write(call, pb.WatchRequest(create_request=create))
             asked = False
+            loop = asyncio.get_running_loop()
+            heard = loop.time()
             while True:
+                # an answer to somebody else, such as to the keeper of a lease, tells that the member is there, too
+                last = max(heard, min(endpoint.heard, heard + (ALONE - 1) * self._heartbeat))
+                wait = self._heartbeat if asked else max(0.0, last + self._heartbeat - loop.time())
                 # not wait_for: a read that is cancelled cancels the stream
                 reading = reading or asyncio.ensure_future(call.read())
-                done, _ = await asyncio.wait({reading}, timeout=self._heartbeat)
+                done, _ = await asyncio.wait({reading}, timeout=wait)
                 if not done:
                     if asked:
                         raise TimeoutError
+                    if endpoint.heard > last and last < heard + (ALONE - 1) * self._heartbeat:
+                        continue
                     asked = True
                     await self._write(call, pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
                     continue
-                asked = False
+                asked, heard = False, loop.time()
                 if reading.cancelled():  # not by us: the connection was closed, to be dialled anew
                     raise self._cluster.fail(endpoint, "the connection was closed")
                 response, reading = reading.result(), None

@@ -107,6 +107,19 @@ def test_what_changes_before_the_first_outcome_was_told_is_not_lost():
     assert halves._reports._due["c"].outcome.state == "up"
 
 
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_peer_that_has_just_joined_is_asked_about(comes):
+    halves = make(Port(Answer(None, record("up"))))
+    hosts = halves._membership.hosts = {"one": HOSTS["one"]}
+
+    async def catch_up(names):
+        if comes:
+            hosts.update({name: HOSTS[name] for name in names})
+
+    halves._membership.catch_up = catch_up
+    assert part(halves) == ("up" if comes else "failed")
+
+
 def test_what_changes_while_the_engine_is_at_work_is_looked_at_again():
     up = record("up")
     port = Port(Answer(None, record("pending")), Answer(None, up))
