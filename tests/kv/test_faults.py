@@ -43,7 +43,8 @@ async def test_killed_and_started_again_nothing_is_lost(make_etcd):
             await asyncio.to_thread(etcd.kill)
             with pytest.raises(Unavailable, match="is it running") as e:
                 await kv.get("m/1")
-            assert etcd.urls[0] in str(e.value) and "efused" in str(e.value)
+            # what the kernel says at the time: refused, or that the connection was reset
+            assert etcd.urls[0] in str(e.value) and any(word in str(e.value) for word in ("efused", "reset"))
             with pytest.raises(Unavailable):
                 await kv.put("m/never", b"")
             assert etcd.urls[0] in kv.trouble
