@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from pathlib import Path
 
 import grpc
@@ -12,6 +13,7 @@ import grpc.aio
 import pytest
 
 from fastnl.testing import eventually, ping
+from fastnl_engine.adapters.nsm.frames import LENGTH, Word, encode
 from fastnl_engine.adapters.nsm.gate import Call, Gate
 from fastnl_engine.adapters.nsm.inodes import inode_of
 from fastnl_engine.adapters.nsm.speaker import CAP_NET_BIND_SERVICE
@@ -44,7 +46,7 @@ def test_its_end_is_a_new_beginning(forwarder, blue, red):
 
 def test_signals_are_for_the_engine(forwarder):
     speaker = forwarder.speaker
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         os.kill(speaker, signum)
     forwarder.face().cross.Close(cross_connect("none", kernel("a", 1), kernel("b", 1)), timeout=LONG)
     assert forwarder.speaker == speaker
@@ -102,9 +104,13 @@ class Served:
     async def defect(self, request, context: Call):
         raise RuntimeError("a defect")
 
+    async def cancelled(self, request, context: Call):
+        raise asyncio.CancelledError  # as of something that it has waited for
+
     def add_to(self, gate):
         single, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
-        make = {"flood": stream, "three": stream, "wait": single, "refuse": single, "defect": single}
+        make = {"flood": stream, "three": stream}
+        make |= dict.fromkeys(("wait", "refuse", "defect", "cancelled"), single)
         handlers = {name: kind(getattr(self, name), bytes, bytes) for name, kind in make.items()}
         gate.add_registered_method_handlers("test", handlers)
 
@@ -118,7 +124,7 @@ def over_gate(tmp_path, check):
             served.add_to(gate)
             await gate.start(broken.append)
             async with grpc.aio.insecure_channel(f"unix:{tmp_path}/served") as channel, asyncio.timeout(LONG):
-                await check(served, channel)
+                await check(served, channel, gate)
                 await done_with(gate)
             await gate.stop(0.1)
         finally:
@@ -134,7 +140,7 @@ async def done_with(gate):
 
 
 def test_nothing_piles_up_for_who_reads_slowly(tmp_path):
-    async def check(served, channel):
+    async def check(served, channel, gate):
         call = channel.unary_stream("/test/flood")(b"")
         assert len(await call.read()) == SIZE
         before = -1
@@ -151,7 +157,7 @@ def test_nothing_piles_up_for_who_reads_slowly(tmp_path):
 
 
 def test_streams_end_and_calls_do(tmp_path):
-    async def check(served, channel):
+    async def check(served, channel, gate):
         assert [message async for message in channel.unary_stream("/test/three")(b"")] == [b"\0", b"\1", b"\2"]
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await channel.unary_unary("/test/refuse")(b"")
@@ -160,12 +166,18 @@ def test_streams_end_and_calls_do(tmp_path):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await channel.unary_unary("/test/defect")(b"")
         assert caught.value.code().name == "INTERNAL" and "a defect" in caught.value.details()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary("/test/cancelled")(b"")
+        assert caught.value.code().name == "CANCELLED"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary("/test/none")(b"")
+        assert caught.value.code().name == "UNIMPLEMENTED"
 
     over_gate(tmp_path, check)
 
 
 def test_whoever_waits_no_more_is_heard_of(tmp_path):
-    async def check(served, channel):
+    async def check(served, channel, gate):
         call = channel.unary_unary("/test/wait")(b"", timeout=LONG)
         await served.asked.wait()
         assert 0 < served.remaining <= LONG
@@ -173,6 +185,63 @@ def test_whoever_waits_no_more_is_heard_of(tmp_path):
         await served.gone.wait()
 
     over_gate(tmp_path, check)
+
+
+def test_a_call_that_is_over_before_it_began(tmp_path):
+    async def check(served, channel, gate):
+        frames = [encode(frame) for frame in ((Word.CALL, 77, "/test/wait", b"", None), (Word.GONE, 77))]
+        gate._frames.data_received(b"".join(LENGTH.pack(len(frame)) + frame for frame in frames))
+        await done_with(gate)
+        assert not served.asked.is_set()
+
+    over_gate(tmp_path, check)
+
+
+def test_calls_that_do_not_stay_do_not_pile_up_for_an_engine_that_is_behind(tmp_path):
+    async def check(served, channel, gate):
+        def resident():
+            return int(Path(f"/proc/{gate._process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+        before, message = resident(), bytes(3 << 20)
+        gate._frames._transport.pause_reading()
+        for _ in range(60):
+            call = channel.unary_unary("/test/wait")(message)
+            await asyncio.sleep(0.03)
+            call.cancel()
+        assert resident() - before < 100 << 20
+        gate._frames._transport.resume_reading()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await channel.unary_unary("/test/refuse")(b"")
+
+    over_gate(tmp_path, check)
+
+
+def test_a_process_that_hears_nothing_any_more(tmp_path):
+    async def run():
+        gate = Gate(f"unix:{tmp_path}/served", None, [])
+        await gate.start(lambda e: None)
+        os.kill(gate._process.pid, signal.SIGSTOP)
+        for n in range(100):
+            gate._frames.say(Word.ANSWER, n, bytes(SIZE))
+        await gate.stop(0.1)
+        gate.close()
+        assert not runs(gate._process.pid)
+        await asyncio.sleep(0)
+        # the loop goes on, and has the descriptor's number for something else
+        for end in (ends := socket.socketpair()):
+            asyncio.get_running_loop().add_reader(end, print)
+            asyncio.get_running_loop().remove_reader(end)
+        for end in ends:
+            end.close()
+
+    asyncio.run(run())
+
+
+def test_modules_of_the_folder_that_it_is_started_in_are_not_its(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("grpc.py").write_text("open('hole', 'w')")
+    Gate(f"unix:{tmp_path}/served", None, []).close()
+    assert not Path("hole").exists()
 
 
 def test_calls_that_are_under_way_at_a_stop(tmp_path):

@@ -50,7 +50,9 @@ class Frames(asyncio.Protocol):
         self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._rest = b""
+        self._rest = bytearray()
+        self._room = asyncio.Event()
+        self._room.set()
         self._to_say: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -58,16 +60,27 @@ class Frames(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        data = self._rest + data
-        at, end = 0, len(data)
+        rest = self._rest
+        rest += data
+        at, end = 0, len(rest)
         while end - at >= LENGTH.size:
             begin = at + LENGTH.size
-            stop = begin + LENGTH.unpack_from(data, at)[0]
+            stop = begin + LENGTH.unpack_from(rest, at)[0]
             if stop > end:
                 break
-            self._heard(decode(data[begin:stop]))
+            self._heard(decode(rest[begin:stop]))
             at = stop
-        self._rest = data[at:]
+        del rest[:at]
+
+    def pause_writing(self) -> None:
+        self._room.clear()
+
+    def resume_writing(self) -> None:
+        self._room.set()
+
+    async def room(self) -> None:
+        """Waits as long as the other side is behind with what was said."""
+        await self._room.wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -85,5 +98,11 @@ class Frames(asyncio.Protocol):
             self._transport.write(said)
 
     def close(self) -> None:
+        """As soon as everything has been said."""
         if self._transport is not None:
             self._transport.close()
+
+    def abort(self) -> None:
+        """At once."""
+        if self._transport is not None:
+            self._transport.abort()

@@ -67,7 +67,11 @@ class Gate:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", SPEAKER, str(theirs.fileno()), address, msgspec.json.encode(tls).decode()],
+                [
+                    # -P: else modules would be taken from the folder that we were started in, whosever that is
+                    sys.executable, "-I" if sys.flags.isolated else "-P", "-m", SPEAKER,
+                    str(theirs.fileno()), address, msgspec.json.encode(tls).decode(),
+                ],
                 stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(), *keep),
             )  # fmt: skip
         try:
@@ -114,7 +118,7 @@ class Gate:
     def close(self) -> None:
         """At once."""
         if self._frames is not None:
-            self._frames.close()
+            self._frames.abort()  # a loop that still had something to write would know a descriptor that is gone
         self._socket.close()
         self._process.kill()
         self._process.wait()
@@ -129,7 +133,10 @@ class Gate:
         match frame:
             case [Word.CALL, n, method, message, remaining]:
                 call = Call(remaining)
-                self._calls[n] = asyncio.create_task(self._answer(n, method, message, call)), call
+                task = asyncio.create_task(self._answer(n, method, message, call))
+                self._calls[n] = task, call
+                # not at the end of what it does: of one that is cancelled before it begins, nothing is done
+                task.add_done_callback(lambda _: self._calls.pop(n, None))
             case [word, n] if n in self._calls:  # else it is answered already
                 task, call = self._calls[n]
                 if word == Word.MORE:
@@ -139,8 +146,9 @@ class Gate:
 
     async def _answer(self, n: int, method: str, message: bytes, call: Call) -> None:
         assert self._frames is not None
-        say, handler = self._frames.say, self._handlers[method]
+        say = self._frames.say
         try:
+            handler = self._handlers[method]
             request = handler.request_deserializer(message)
             if not handler.response_streaming:
                 say(Word.ANSWER, n, handler.response_serializer(await handler.unary_unary(request, call)))
@@ -158,5 +166,6 @@ class Gate:
         except Exception as e:
             log.exception("a call has failed; please report this")
             say(Word.END, n, grpc.StatusCode.INTERNAL.value[0], f"internal: {type(e).__name__}: {e}", ())
-        finally:
-            del self._calls[n]
+        except asyncio.CancelledError:  # maybe of something that it has waited for, and whoever called still waits
+            say(Word.END, n, grpc.StatusCode.CANCELLED.value[0], "", ())
+            raise

@@ -94,6 +94,7 @@ class Speaker(grpc.GenericRpcHandler):
 
     def _single(self, method: str) -> Handler:
         async def answer(message: bytes, context: Context) -> bytes:
+            await self.frames.room()  # so that calls which do not stay do not pile up for an engine that is behind
             with self._asked(method, message, context) as (_, said):
                 word, _, *rest = await said.get()
             if word == Word.END:
@@ -104,6 +105,7 @@ class Speaker(grpc.GenericRpcHandler):
 
     def _stream(self, method: str) -> Handler:
         async def answer(message: bytes, context: Context) -> AsyncIterator[bytes]:
+            await self.frames.room()
             with self._asked(method, message, context) as (n, said):
                 while (frame := await said.get())[0] == Word.ANSWER:
                     yield frame[2]
@@ -153,7 +155,7 @@ async def main(channel: socket.socket, address: str, tls: Tls | None) -> None:
 
 
 if __name__ == "__main__":
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)  # they are for the engine, which says when
     structlog.configure(
         processors=[
