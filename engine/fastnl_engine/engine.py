@@ -10,7 +10,7 @@ import errno
 import functools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import structlog
@@ -75,8 +75,9 @@ class Engine:
         self._on_result = on_result
         self._on_event = on_event
         self._backlog = Backlog()
-        self._busy: dict[str, deque[Job]] = {}  # ids in a cycle, and the jobs that wait for them, in order
-        self._held = 0  # jobs waiting in _busy
+        # ids in a cycle, and the jobs that wait for them, in order; a job of another id has its own id in here as well
+        self._busy: dict[str, deque[Job]] = {}
+        self._held = 0  # jobs waiting in _busy for their own id
         self.guard: Guard | None = None
         self._guarded: dict[str, Action] = {}  # by id: planned, and waiting until others have let go
         self._ready = Planned()  # for the kernel thread
@@ -236,15 +237,16 @@ class Engine:
         while self._soon:
             self._soon.popleft()()
         waiting = list(self._backlog)
-        for action in (*self._sweeps.give_up(), *self._guarded.values()):
+        ready = self._ready.take(len(self._ready))
+        for action in (*ready, *self._sweeps.give_up(), *self._guarded.values()):
             self._reclaim(action)
-            waiting += [action.job, *self._busy.pop(action.job.id)]
+            waiting += [action.job, *self._let_go(action.job.id)]
         self._guarded.clear()
-        for jobs in self._busy.values():
-            waiting += jobs
-            jobs.clear()
+        for id_ in list(self._busy):
+            if id_ in self._busy:  # else it waited for one before
+                waiting += self._let_go(id_)
+                self._busy[id_] = deque()
         self._backlog.clear()
-        self._held = 0
         for job in waiting:
             self._answer(job, {"id": job.id, "ok": False, "error": error})
 
@@ -261,7 +263,12 @@ class Engine:
                 self._held += 1
                 continue
             action = plan(job, self.records.get(job.id), self.claims)
-            if action.verb == "nothing":
+            if any(earlier.client == job.client for earlier in self._to_come(action.owner)):
+                # one of these may give up what is in the way, and was sent before
+                self._busy[action.owner].append(job)
+                self._busy[job.id] = deque()
+                room -= 1  # there may be many, and each is planned again
+            elif action.verb == "nothing":
                 self._reply(action)
             else:
                 room -= 1
@@ -269,6 +276,27 @@ class Engine:
                 self._guarded[job.id] = action
                 if self.guard is None or not self.guard.hold(action, functools.partial(self._release, job.id)):
                     self._go(self._guarded.pop(job.id))
+                elif job.id in self._guarded and action.verb == "remove" and action.record is not None:
+                    self.claims.take(action.record.connection)  # it has its names for as long as others are on it
+
+    def _to_come(self, id_: str) -> Iterator[Job]:
+        """What has been asked for of a connection in a cycle and has not begun."""
+        if id_ in self._guarded:
+            yield self._guarded[id_].job
+        yield from self._busy.get(id_, ())
+
+    def _let_go(self, id_: str) -> list[Job]:
+        """An id is in no cycle any more; the jobs that waited for it, and each time those that waited for these."""
+        jobs: list[Job] = []
+        waiting = self._busy.pop(id_)
+        while waiting:
+            jobs.append(job := waiting.popleft())
+            behind = self._busy.pop(job.id, None)
+            if behind is None:
+                self._held -= 1
+            else:
+                waiting.extendleft(reversed(behind))
+        return jobs
 
     def _go(self, action: Action) -> None:
         """Has an action done, once the sweeps that are in its way are over."""
@@ -284,6 +312,8 @@ class Engine:
         """Nothing is on the interfaces any more that an action takes away."""
         action = self._guarded.pop(id_, None)
         if action is not None:
+            if action.job.op == "disconnect" and action.record is not None:
+                self.claims.release(action.record.connection)
             self._go(action)
             self.pipeline.wake()
 
@@ -317,10 +347,8 @@ class Engine:
                 self.guard.settled(id_)
             for waiting in self._sweeps.over(id_):
                 self._ready.put(waiting)
-            held = self._busy.pop(id_)
-            self._held -= len(held)
             # they arrived before whatever the backlog holds for this id by now
-            self._backlog.extendleft(reversed(held))
+            self._backlog.extendleft(reversed(self._let_go(id_)))
             if not cycle.refused:
                 if handing and _may_succeed_now(action):
                     action.job.again = True
@@ -451,7 +479,10 @@ class Engine:
 def _may_succeed_now(action: Action) -> bool:
     """Whether something was refused that another action may have given up a moment later."""
     error = action.result.error if action.result is not None else None
-    taken = error is not None and (isinstance(error, fastnl.NameInUse) or error.errno == errno.EEXIST)
+    # the second: a UDP port is one tunnel's, or those tunnels' that receive alike
+    taken = error is not None and (
+        isinstance(error, fastnl.NameInUse) or error.errno in (errno.EEXIST, errno.EADDRINUSE)
+    )
     return taken and not action.job.again
 
 

@@ -60,6 +60,7 @@ class Action:
     indexes  of the interfaces to be created, chosen beforehand so that they can be written down
     result   what the library said, for the verbs that touch the kernel
     error    what the planner refused
+    owner    the connection that has what was asked for, if that is why
     """
 
     verb: Verb
@@ -71,6 +72,7 @@ class Action:
     indexes: tuple[int, ...] = ()
     result: fastnl.Result | None = None
     error: fastnl.FastnlError | None = None
+    owner: str = ""
 
 
 @dataclass(slots=True)
@@ -103,6 +105,11 @@ class Claims:
                 f"{path}: {key[1]!r} in namespace {key[0]!r} belongs to connection {owner!r}", field=path
             )
         return None
+
+    def in_the_way(self, connection: Connection) -> str:
+        """The connection for which `refuse` refuses this one."""
+        owners = (self._owner.get(key, connection.id) for _, key in self.keys_of(connection))
+        return next((owner for owner in owners if owner != connection.id), "")
 
     def owner(self, netns: str, ifname: str) -> str | None:
         """The connection that has an interface."""
@@ -151,7 +158,7 @@ def _plan_connect(job: Job, record: Record | None, claims: Claims) -> Action:
     if record is not None and record.state == "up" and record.spec == job.spec:
         return Action("nothing", job, record)
     if refused := claims.refuse(job.connection):
-        return Action("nothing", job, record, error=refused)
+        return Action("nothing", job, record, error=refused, owner=claims.in_the_way(job.connection))
     if record is not None:
         claims.release(record.connection)
     claims.take(job.connection)
@@ -181,7 +188,7 @@ def _plan_move(job: Job, record: Record | None, claims: Claims) -> Action:
     except fastnl.CallerError as e:
         return Action("nothing", job, record, error=e)
     if refused := claims.refuse(moved):
-        return Action("nothing", job, record, error=refused)
+        return Action("nothing", job, record, error=refused, owner=claims.in_the_way(moved))
     spec = encode(moved)
     if spec == record.spec and record.state == "up":
         return Action("nothing", job, record)

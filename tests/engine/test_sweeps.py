@@ -96,6 +96,27 @@ def test_a_route_a_vni_and_a_bridge_with_its_port_go_on_too(client, blue, red, c
         assert all(r["ok"] and not r["differences"] for r in client.verify([c["id"] for c in wanted(n)]))
 
 
+def test_a_port_goes_on_to_a_tunnel_that_receives_otherwise(client, blue, crowd):
+    """Its socket can be had only once the other one is closed."""
+    for n in range(TIMES):
+        new = tunnel(f"v{n}", end(blue, f"v{n}"), vni=n + 1, local="192.0.2.1", remote="192.0.2.2")
+        new["vxlan"]["gbp"] = n % 2 == 1
+        requests = [gone(*[c["id"] for c in crowd]), gone(f"v{n - 1}"), there(new), there(*crowd)]
+        for reply in in_a_row(client, *requests):
+            assert reply["ok"] and reply["results"][0]["ok"], reply
+
+
+def test_what_is_given_back_by_a_delete_that_waits_itself_can_be_had(client, blue, red, crowd):
+    ends = end(blue, "e0", "10.0.0.1/24"), end(red, "e0", "10.0.0.2/24")
+    requests = [gone(*[c["id"] for c in crowd])]
+    for n in range(TIMES):
+        requests += [there(pair(f"c{n}", *ends)), gone(f"c{n}")]
+    for reply in in_a_row(client, *requests, there(pair("last", *ends))):
+        assert all(r["ok"] for r in reply["results"]), reply
+    assert links(blue)["e0"]["ifalias"] == "fastnl/test/last/a"
+    assert [row["id"] for row in client.list()] == ["last"]
+
+
 def test_a_namespace_may_go_while_its_interfaces_are_being_deleted(client, blue, netns, crowd):
     for n in range(TIMES):
         room = netns.make(f"room{n}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -19,7 +19,7 @@ from fastnl.testing import eventually
 from fastnl_engine import engine as engine_module
 from fastnl_engine import sweeps as sweeps_module
 from fastnl_engine.model import Connection, EndSpec, RouteSpec, RuleSpec, VxlanSpec, encode, values_of
-from fastnl_engine.planner import Job
+from fastnl_engine.planner import Action, Job
 
 ROUTE = RouteSpec("192.0.2.0/24")
 
@@ -310,6 +310,124 @@ def test_at_a_stop_a_sweep_is_finished_and_those_behind_it_are_refused(bench):
     assert [*bench.store.records] == ["d"] and bench.engine.load == 0 and not bench.store.intents
     # the names are as the records have them
     assert [bench.engine.claims.owner("blue", f"{n}a") for n in "cde"] == [None, "d", None]
+
+
+def test_at_a_stop_what_waited_and_has_not_begun_is_refused_as_well(bench, monkeypatch):
+    monkeypatch.setattr(engine_module, "CYCLE", 2)
+    bench.made(pair("c"))
+    bench.swept("c")
+    waiting = [bench.connect(pair(f"w{n}", "blue", f"far{n}", routes=[ROUTE])) for n in range(20)]
+    for _ in range(20):
+        bench.engine.turn()
+    bench.kernel.sweeps.set()
+    while bench.engine._sweeps:
+        bench.engine.turn()
+    bench.engine.refuse_backlog({"code": "shutting_down", "message": "…"})
+    bench.settle()
+    done = [place for place in waiting if dict(bench.answers)[place]["ok"]]
+    assert len(done) < 10  # a cycle or two were on their way
+    assert len(bench.store.records) == len(done) and bench.engine.load == 0
+    assert not bench.engine.claims.owner("blue", "w19a")
+
+
+def in_a_row(bench: Bench, *jobs: Connection | str) -> list[int]:
+    """Connections to be made and ids to be deleted, one after the other from one client."""
+    places = []
+    for job in jobs:
+        if isinstance(job, str):
+            places.append(bench.submit("disconnect", job))
+        else:
+            places.append(bench.connect(job, client=None))
+    return places
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+def test_what_a_delete_gives_back_that_waits_itself_can_be_had(bench, turns):
+    """Each needs the name of the one before, which is still being made when it is asked for."""
+    bench.kernel.gate.clear()
+    one = in_a_row(bench, pair("c"))
+    for _ in range(turns):
+        bench.engine.turn()
+    more = in_a_row(bench, "c", pair("d", names="c"), "d", pair("e", names="c"), pair("d", "far", "far"), "e")
+    bench.engine.turn()
+    bench.kernel.gate.set()
+    bench.settle()
+    assert [dict(bench.answers)[place]["ok"] for place in one + more] == [True] * 7
+    assert [*bench.store.records] == ["d"] and bench.engine.load == 0
+    assert bench.engine.claims.owner("blue", "ca") is None
+
+
+def test_a_name_can_be_had_of_what_others_have_to_let_go_of_first(bench):
+    held = []
+
+    class Guard:
+        def hold(self, action: Action, go: Callable[[], None]) -> bool:
+            if action.verb == "remove":
+                held.append(go)
+            return action.verb == "remove"
+
+        def settled(self, id_: str) -> None:
+            pass
+
+    bench.made(pair("c"))
+    bench.engine.guard = Guard()
+    places = in_a_row(bench, "c", pair("d", names="c"), pair("d", names="c"))
+    other = bench.connect(pair("e", names="c"), client="another")
+    bench.engine.turn()
+    assert bench.waits(places[1])
+    assert dict(bench.answers)[other]["error"]["code"] == "conflict"
+    for go in held:
+        go()
+    bench.settle()
+    assert [dict(bench.answers)[place]["ok"] for place in places] == [True] * 3
+    assert bench.engine.claims.owner("blue", "ca") == "d" and bench.engine.load == 0
+
+
+def test_a_name_that_nobody_is_about_to_give_up_is_refused(bench):
+    bench.made(pair("c"))
+    bench.kernel.gate.clear()
+    places = in_a_row(bench, pair("c", addresses=["192.0.2.1/24"]))
+    places += in_a_row(bench, pair("c"), pair("d", names="c"), "d", pair("d"))
+    other = bench.connect(pair("e", names="c"), client="another")
+    bench.engine.turn()
+    assert dict(bench.answers)[other]["error"]["code"] == "conflict"  # it was promised nothing, and need not wait
+    bench.kernel.gate.set()
+    bench.settle()
+    answers = [dict(bench.answers)[place] for place in places]
+    assert [a["ok"] for a in answers] == [True, True, False, True, True]
+    assert answers[2]["error"]["code"] == "conflict" and answers[3]["changed"] is False
+
+
+def test_many_wait_each_for_a_name_of_the_one_before(bench):
+    """More than calls can be nested: each has a name already, wants the next one's, and goes."""
+    ids = [f"c{n}" for n in range(1200)]
+    bench.made(*(pair(id_) for id_ in ids))
+    bench.kernel.gate.clear()
+    places = in_a_row(bench, pair("c0", addresses=["192.0.2.1/24"]))
+    bench.engine.turn()
+    places += in_a_row(bench, pair("c0"), "c0")
+    for before, id_ in zip(ids, ids[1:], strict=False):
+        places += in_a_row(bench, pair(id_, names=before), id_)
+    for _ in range(40):
+        bench.engine.turn()
+    bench.kernel.gate.set()
+    bench.settle()
+    assert sorted(place for place, _ in bench.answers)[-len(places) :] == places
+    assert not bench.store.records and bench.engine.load == 0
+
+
+def test_at_a_stop_what_waits_for_a_name_is_refused_once(bench):
+    bench.kernel.gate.clear()
+    places = in_a_row(bench, pair("c"))
+    bench.engine.turn()
+    places += in_a_row(bench, "c", pair("d", names="c"), "d", pair("e", names="c"))
+    bench.engine.turn()
+    bench.engine.refuse_backlog({"code": "shutting_down", "message": "…"})
+    bench.kernel.gate.set()
+    bench.settle()
+    assert sorted(place for place, _ in bench.answers) == places
+    assert [dict(bench.answers)[place]["ok"] for place in places] == [True, False, False, False, False]
+    assert bench.engine.load == 0 and [*bench.store.records] == ["c"]
 
 
 STEP = st.one_of(
