@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -406,7 +407,7 @@ def test_many_wait_each_for_a_name_of_the_one_before(bench):
     places = in_a_row(bench, pair("c0", addresses=["192.0.2.1/24"]))
     bench.engine.turn()
     places += in_a_row(bench, pair("c0"), "c0")
-    for before, id_ in zip(ids, ids[1:], strict=False):
+    for before, id_ in itertools.pairwise(ids):
         places += in_a_row(bench, pair(id_, names=before), id_)
     for _ in range(40):
         bench.engine.turn()
