@@ -91,11 +91,13 @@ class Replay(Floor):
             for part in split(numbered, (sizes or {}).get(step, batch)):
                 recorder.begin()
                 with Handles() as handles:
-                    work = []
-                    for n, (veth, indexes) in enumerate(part):
-                        fds = tuple(handles.open(e.netns) for e in veth.ends)
-                        work.append(Pair(n, veth, fds, indexes))
-                        here = handles.open("")  # where the library opens it, so that even descriptors are the same
+                    # in the library's order, so that even descriptors are the same
+                    handles.open_all(e.netns for veth, _ in part for e in veth.ends)
+                    here = handles.open("")
+                    work = [
+                        Pair(n, veth, tuple(handles.open(e.netns) for e in veth.ends), indexes)
+                        for n, (veth, indexes) in enumerate(part)
+                    ]
                     tour = Tour(len(work))
                     fill(Batch(tour, work, host, here, handles.open(room)))
                     threads = len(tour.visits) if isinstance(fill, Sweep) else 1  # as the library does

@@ -1,5 +1,5 @@
 #!/bin/bash
-# The whole suite in three processes at a time: much of it waits for others, and each has namespaces of its own.
+# The whole suite in four processes at a time: much of it waits for others, and each has namespaces of its own.
 # With arguments: pytest with these, in one process.
 set -uo pipefail
 set -m  # otherwise what runs in the background ignores SIGINT, and so do the programs under test
@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.." || exit
 pytest=(.venv/bin/python -m pytest)
 [ $# -gt 0 ] && exec "${pytest[@]}" "$@"
 
-parts=("tests/engine tests/chaos" "tests/ligato tests/nsm tests/kv tests/docker")
+parts=("tests/engine tests/chaos" "tests/ligato tests/nsm tests/kv tests/docker" "tests/bench tests/fleet")
 rest=""
 for folder in tests/*/; do
     folder=${folder%/}
