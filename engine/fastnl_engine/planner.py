@@ -6,6 +6,7 @@ cycle cannot both get them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -93,10 +94,7 @@ class Claims:
 
     def refuse(self, connection: Connection) -> fastnl.FastnlError | None:
         """Why another connection is in the way, or None."""
-        for path, key in self.keys_of(connection):
-            owner = self._owner.get(key)
-            if owner is None or owner == connection.id:
-                continue
+        for path, key, owner in self._taken(connection):
             if path == "vxlan.vni":
                 return fastnl.VniInUse(
                     f"vxlan.vni: {key[2]} on port {key[3]} belongs to connection {owner!r}", field=path
@@ -108,8 +106,14 @@ class Claims:
 
     def in_the_way(self, connection: Connection) -> str:
         """The connection for which `refuse` refuses this one."""
-        owners = (self._owner.get(key, connection.id) for _, key in self.keys_of(connection))
-        return next((owner for owner in owners if owner != connection.id), "")
+        return next((owner for _, _, owner in self._taken(connection)), "")
+
+    def _taken(self, connection: Connection) -> Iterator[tuple[str, tuple[str, ...], str]]:
+        """(field, key, owner) of everything that it needs and another connection has."""
+        for path, key in self.keys_of(connection):
+            owner = self._owner.get(key, connection.id)
+            if owner != connection.id:
+                yield path, key, owner
 
     def owner(self, netns: str, ifname: str) -> str | None:
         """The connection that has an interface."""
