@@ -89,7 +89,8 @@ class Watcher:
             heard = loop.time()
             while True:
                 # an answer to somebody else, such as to the keeper of a lease, tells that the member is there, too
-                last = max(heard, min(endpoint.heard, heard + (ALONE - 1) * self._heartbeat))
+                alone = heard + (ALONE - 1) * self._heartbeat
+                last = max(heard, min(endpoint.heard, alone))
                 wait = self._heartbeat if asked else max(0.0, last + self._heartbeat - loop.time())
                 # not wait_for: a read that is cancelled cancels the stream
                 reading = reading or asyncio.ensure_future(call.read())
@@ -97,7 +98,7 @@ class Watcher:
                 if not done:
                     if asked:
                         raise TimeoutError
-                    if endpoint.heard > last and last < heard + (ALONE - 1) * self._heartbeat:
+                    if endpoint.heard > last and last < alone:
                         continue
                     asked = True
                     await self._write(call, pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
