@@ -728,10 +728,12 @@ class Tour:
         """A new visit, after those that are there; with `asks` it is for questions only."""
     def failed(self, item: int) -> bool:
         """Whether a message of the item has failed, or was sent and its outcome is unknown.  Raises IndexError."""
-    def run(self, threads: int = 1) -> None:
+    def run(self, threads: int = 1, *, here: bool = False) -> None:
         """Makes every visit; with one thread in order, with more several namespaces at a time.
 
-        Returns when all are done, with the GIL released meanwhile.  Raises OSError only if no thread could
+        Threads are made for the tour and end with it.  With `here` one thread is the caller's own, where that can be:
+        it is back in its namespace when this returns, so the process must not give up CAP_SYS_ADMIN meanwhile, or it
+        is aborted.  Returns when all are done, with the GIL released meanwhile.  Raises OSError only if no thread could
         be started; what the kernel said is in problems().
         """
     def problems(self) -> list[Problem]:

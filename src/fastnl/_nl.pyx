@@ -7,10 +7,10 @@ One translation unit, so that the pieces under nl/ call each other as C function
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
-from libc.errno cimport EINTR, EINVAL, EMSGSIZE, ENOBUFS, ENOMEM, EPROTO, errno
+from libc.errno cimport EAGAIN, EINTR, EINVAL, EMSGSIZE, ENOBUFS, ENOMEM, EPROTO, errno
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport abort, calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strchr, strerror, strlen, strncmp
 
 from fastnl.nl.uapi cimport *

@@ -33,14 +33,17 @@ class Host:
 
     instance  goes into the alias `fastnl/<instance>/<id>/<end>` of every interface made
     group     interface group of everything made, over 65535; None: derived from the instance
+    visit_itself   a thread that calls it visits the namespaces itself, unless it is the main thread, and comes back: a
+              tenth less for a lone connection.  A process that gives up its capabilities meanwhile is aborted
 
     Holds no descriptor and no thread between calls.  Its methods may be called from several threads.
     """
 
-    def __init__(self, instance: str = "lib", *, group: int | None = None) -> None:
+    def __init__(self, instance: str = "lib", *, group: int | None = None, visit_itself: bool = False) -> None:
         if not instance or len(instance.encode()) > 32 or "/" in instance or not instance.isprintable():
             raise InvalidValue("instance", f"{instance!r} must have 1 to 32 printable bytes and no '/'")
         self.instance = instance
+        self._visit_itself = visit_itself
         self.group = group if group is not None else group_of(instance)
         if not 65535 < self.group < 1 << 31:
             raise InvalidValue("group", f"{self.group} is not between 65536 and {(1 << 31) - 1}")
@@ -144,7 +147,7 @@ class Host:
     # -- for the modules that do the work ----------------------------------------------------------
 
     def run(self, tour: Tour, threads: int = 1) -> None:
-        tour.run(threads)
+        tour.run(threads, here=self._visit_itself)
         if self.trace is not None:
             self.trace(tour, threads)
 

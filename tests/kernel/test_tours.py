@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import fcntl
 import os
+import signal
 import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -439,6 +445,251 @@ def test_the_gil_is_released_while_a_tour_runs(tmp_path):
         [sys.executable, "-c", GIL, str(tmp_path)], check=True, capture_output=True, text=True, timeout=60
     )  # fmt: skip
     assert done.stdout == "both went on\n"
+
+
+# -- on whose thread -------------------------------------------------------------------------------
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def on_a_thread(do: Callable[[], None]) -> None:
+    """Does it on a thread that is not the main one; raises what it raises."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(do).result()
+
+
+def here() -> int:
+    """The calling thread's namespace."""
+    return os.stat("/proc/thread-self/ns/net").st_ino
+
+
+def whereabouts() -> dict[int, int]:
+    """The namespace of each thread, and under 0 that of /proc/self."""
+    out = {0: os.stat("/proc/self/ns/net").st_ino}
+    for tid in os.listdir("/proc/self/task"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            out[int(tid)] = os.stat(f"/proc/self/task/{tid}/ns/net").st_ino
+    return out
+
+
+def halfway(tour: Tour, fd: int, folder: Path, look: Callable[[], Any], *, may: bool = True) -> Any:
+    """Makes a tour on the calling thread, with one more visit; gives what `look` sees while it is in there."""
+    # a file that is written before the messages, here a pipe: its open waits for a reader
+    os.mkfifo(folder / "disable_ipv6")
+    tour.visit(fd).no_ipv6(0, f"../../../../../..{folder}")
+    seen = []
+
+    def spy() -> None:
+        if eventually(lambda: os.fstat(fd).st_ino in whereabouts().values()):
+            seen.append(look())
+        (folder / "disable_ipv6").read_bytes()
+
+    with ThreadPoolExecutor(1) as pool:
+        spied = pool.submit(spy)
+        tour.run(here=may)
+        spied.result()
+    assert seen, "no thread was in the namespace"
+    return seen[0]
+
+
+def test_a_tour_that_may_be_made_here_is_made_on_the_thread_that_asks_which_is_back_then(ns, tmp_path):
+    home = here()
+
+    def work() -> None:
+        threads = set(whereabouts())
+        seen = halfway(Tour(1), ns, tmp_path, whereabouts)
+        tid = threading.get_native_id()
+        assert seen.pop(tid) == os.fstat(ns).st_ino
+        assert set(seen.values()) == {home}
+        assert len(set(seen) - threads) == 1  # the spy
+        assert here() == home
+
+    on_a_thread(work)
+
+
+def test_a_tour_is_made_on_a_thread_of_its_own_otherwise(ns, tmp_path):
+    def work() -> None:
+        seen = halfway(Tour(1), ns, tmp_path, whereabouts, may=False)
+        assert seen[threading.get_native_id()] == here() != os.fstat(ns).st_ino
+
+    on_a_thread(work)
+
+
+def test_a_tour_that_the_main_thread_asks_for_is_made_on_another(ns, tmp_path):
+    """/proc/self and /proc/net, which every thread may look at, are the main thread's."""
+    assert threading.get_native_id() == os.getpid()
+    home = here()
+    seen = halfway(Tour(1), ns, tmp_path, whereabouts)
+    assert seen[0] == seen[os.getpid()] == home
+    assert list(seen.values()).count(os.fstat(ns).st_ino) == 1
+    assert here() == home
+
+
+def test_the_process_is_never_seen_away_from_home_while_its_main_thread_makes_tours(ns):
+    home, over = os.readlink("/proc/self/ns/net"), threading.Event()
+    seen: set[str] = set()
+
+    def watch() -> int:
+        looks = 0
+        while not over.is_set():
+            seen.add(os.readlink("/proc/self/ns/net"))
+            looks += 1
+        return looks
+
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch)
+        try:
+            for n in range(300):
+                tour = Tour(50)
+                visit = tour.visit(ns)
+                for i, address in enumerate(some(50)):
+                    visit.address(i, 100 + n % 2, address)
+                tour.run(here=True)
+        finally:
+            over.set()
+        assert watching.result() > 300
+    assert seen == {home}
+
+
+def test_a_thread_that_lives_elsewhere_is_brought_back_there(ns):
+    elsewhere = new_netns()
+
+    def work() -> None:
+        assert libc.setns(elsewhere, 0) == 0
+        tour = Tour(1)
+        visit = tour.visit(ns, asks=True)
+        visit.dump_links()
+        tour.run(here=True)
+        assert {row.ifname for row in visit.rows()} == {"lo", "e0", "e1"}
+        assert here() == os.fstat(elsewhere).st_ino != os.fstat(ns).st_ino
+
+    with ThreadPoolExecutor(1) as pool:  # which ends with it
+        pool.submit(work).result()
+    os.close(elsewhere)
+
+
+@pytest.mark.parametrize("bad", [[0], [1], [2], [0, 1, 2]])
+@pytest.mark.parametrize("kind", ["closed", "no namespace"])
+def test_a_thread_is_back_whatever_became_of_the_visits(ns, bad, kind):
+    def work() -> None:
+        home = here()
+        null = os.open("/dev/null", os.O_RDONLY)
+        closed = fcntl.fcntl(null, fcntl.F_DUPFD, 900)  # a number that nothing else gets meanwhile
+        os.close(closed)
+        tour = Tour(3)
+        for i, address in enumerate(some(3)):
+            fd = {"closed": closed, "no namespace": null}[kind] if i in bad else ns
+            tour.visit(fd).address(i, 100, address)
+        tour.run(here=True)
+        os.close(null)
+        number = {"closed": errno.EBADF, "no namespace": errno.EINVAL}[kind]
+        assert [(p.item, p.errno) for p in tour.problems()] == [(i, number) for i in bad]
+        assert here() == home
+        assert addresses(ns) == {a.text for i, a in enumerate(some(3)) if i not in bad}
+
+    on_a_thread(work)
+
+
+def test_a_thread_is_back_from_a_namespace_that_nobody_else_holds(ns):
+    def work() -> None:
+        home = here()
+        for _ in range(20):
+            fd = new_netns()
+            tour = Tour(1)
+            tour.visit(fd).change(0, 1, up=True)
+            tour.run(here=True)
+            os.close(fd)
+            assert (tour.problems(), here()) == ([], home)
+
+    on_a_thread(work)
+
+
+def signals_blocked(tid: int) -> int:
+    [mask] = [row.split()[1] for row in Path(f"/proc/self/task/{tid}/status").read_text().splitlines()
+              if row.startswith("SigBlk")]  # fmt: skip
+    return int(mask, 16)
+
+
+@pytest.mark.parametrize("mine", [set(), {signal.SIGUSR1}, {signal.SIGUSR1, signal.SIGTERM}])
+def test_no_signal_is_handled_away_from_home_and_afterwards_those_that_were(ns, tmp_path, mine):
+    def work() -> None:
+        tid = threading.get_native_id()
+        before = signal.pthread_sigmask(signal.SIG_SETMASK, mine)
+        during = halfway(Tour(1), ns, tmp_path, lambda: signals_blocked(tid))
+        after = signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        # all but those that cannot be, and two that are the C library's own
+        cannot = {signal.SIGKILL, signal.SIGSTOP}
+        assert all(during >> number - 1 & 1 for number in signal.valid_signals() - cannot)
+        assert after == mine
+
+    on_a_thread(work)
+
+
+def test_several_threads_make_tours_at_once_and_each_is_back():
+    places = [new_netns() for _ in range(8)]
+
+    def work(n: int) -> None:
+        home = here()
+        for i in range(30):
+            fd = places[(n + i) % len(places)]
+            tour = Tour(1)
+            tour.visit(fd).address(0, 1, Address(f"10.{n}.{i}.1/32"))
+            tour.run(here=True)
+            assert (tour.problems(), here()) == ([], home)
+
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(work, n) for n in range(8)]:
+            done.result()
+    assert [len(addresses(fd)) for fd in places] == [30] * 8
+    assert len(set().union(*map(addresses, places))) == 240
+    for fd in places:
+        os.close(fd)
+
+
+NO_WAY_BACK = """
+import ctypes, os, sys, threading
+from fastnl import Address
+from fastnl._nl import Tour, new_netns
+libc = ctypes.CDLL(None, use_errno=True)
+CLONE_NEWUSER = 0x10000000
+if libc.unshare(CLONE_NEWUSER) != 0:
+    print("none:", os.strerror(ctypes.get_errno()))
+    sys.exit()
+fd = new_netns()  # belongs to the new user namespace; that of the process does not
+
+def work():
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    assert libc.setns(home, 0) != 0, "it may go back"
+    tour = Tour(1)
+    visit = tour.visit(fd)
+    visit.change(0, 1, up=True)
+    visit.address(0, 1, Address("10.0.0.1/32"))
+    mask = open("/proc/thread-self/status").read().partition("SigBlk:")[2].split()[0]
+    tour.run(here=True)
+    assert tour.problems() == []
+    assert os.stat("/proc/thread-self/ns/net").st_ino == os.fstat(home).st_ino
+    assert open("/proc/thread-self/status").read().partition("SigBlk:")[2].split()[0] == mask
+    asking = Tour(1)
+    visit = asking.visit(fd, asks=True)
+    visit.dump_addresses()
+    asking.run(here=True)
+    print([row.address for row in visit.rows() if row.address.startswith("10.")], end="")
+    os.close(home)
+
+fds = len(os.listdir("/proc/self/fd"))
+worker = threading.Thread(target=work)
+worker.start()
+worker.join()
+assert len(os.listdir("/proc/self/fd")) == fds
+"""
+
+
+def test_a_thread_that_could_not_come_back_does_not_go(ns):
+    """Without CAP_SYS_ADMIN over its own namespace, but over the one that is visited."""
+    done = subprocess.run([sys.executable, "-c", NO_WAY_BACK], check=False, capture_output=True, text=True, timeout=60)
+    if done.stdout.startswith("none:"):
+        pytest.skip(f"no user namespaces here: {done.stdout}")
+    assert (done.returncode, done.stdout) == (0, "['10.0.0.1/32']"), done.stderr
 
 
 def test_one_host_serves_several_threads(host, netns):

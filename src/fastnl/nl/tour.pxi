@@ -492,7 +492,7 @@ cdef class Visit:
 
 @cython.final
 cdef class Tour:
-    """Visits to namespaces, made by C threads without the GIL, for `items` things numbered from 0.
+    """Visits to namespaces, made in C without the GIL, for `items` things numbered from 0.
 
     With `skip`, once a message of an item has failed the item's later messages are left out, so that a
     connection whose create failed is not furnished.  `datagram_bytes` and `datagram_messages` bound one
@@ -538,11 +538,13 @@ cdef class Tour:
             raise IndexError(item)
         return self.failed_items[item] != 0
 
-    def run(self, int threads=1):
+    def run(self, int threads=1, *, bint here=False):
         """Makes every visit; with one thread in order, with more several namespaces at a time.
 
-        Returns when all are done, with the GIL released meanwhile.  Raises OSError only if no thread could
-        be started; what the kernel said is in problems().
+        Threads are made for the tour and end with it.  With `here` one thread is the caller's own, where that can be:
+        it is back in its namespace when this returns, so the process must not give up CAP_SYS_ADMIN meanwhile, or it
+        is aborted.  Returns when all are done, with the GIL released meanwhile.  Raises OSError
+        only if no thread could be started; what the kernel said is in problems().
         """
         cdef Trip t
         cdef Visit v
@@ -565,6 +567,8 @@ cdef class Tour:
         t.datagram_messages = self.datagram_messages
         t.rcvbuf = self.rcvbuf
         with nogil:
+            if here and wanted == 1 and go_alone(&t):
+                wanted = 0
             while started < wanted:
                 err = start_thread(&running[started], trip_main, &t)
                 if err:
@@ -573,7 +577,7 @@ cdef class Tour:
             for i in range(started):
                 pthread_join(running[i], NULL)
         free(t.stops)
-        if not started:
+        if wanted and not started:
             raise OSError(err, f"cannot start a thread: {strerror(err).decode()}")
 
     def problems(self) -> list:

@@ -213,6 +213,8 @@ cdef extern from * nogil:
     int c_fstatfs "fstatfs"(int, statfs_s *)
     int c_mount "mount"(const char *, const char *, const char *, unsigned long, const void *)
     int gettid()
+    int getpid()
+    int usleep(unsigned int)
     ctypedef unsigned long pthread_t
     ctypedef struct pthread_attr_t:
         pass
