@@ -22,7 +22,9 @@ from fastnl.netns import Identity
 from fastnl_engine.backlog import Backlog, Planned
 from fastnl_engine.backoff import Backoff
 from fastnl_engine.executor import Executor
+from fastnl_engine.judgement import NETNS_ERRORS, judge, may_succeed_now, result_of
 from fastnl_engine.ledger import Ledger, Watched
+from fastnl_engine.lines import Lines
 from fastnl_engine.metrics import Metrics
 from fastnl_engine.model import Record, connection_of
 from fastnl_engine.pipeline import RETRY, Cycle, Pipeline
@@ -30,16 +32,13 @@ from fastnl_engine.planner import Action, Claims, Job, plan
 from fastnl_engine.resume import Resume
 from fastnl_engine.store.base import Outcome, Store
 from fastnl_engine.sweeps import Sweeps
-from fastnl_engine.upkeep import WAITED_FOR, Upkeep, waits_for
+from fastnl_engine.upkeep import WAITED_FOR, Upkeep, astray, waits_for
 
 log = structlog.get_logger()
 
 LOOK = 2.0  # seconds at most between looks for an interface that somebody else has to make
 SETTLE = 64  # records of the last run that one turn looks after
 CYCLE = 128  # actions of one cycle: large enough to share visits, small enough that replies flow
-
-NETNS_ERRORS = (fastnl.NetnsNotFound, fastnl.NetnsGone)
-WAITED_FOR_ERRORS = (*NETNS_ERRORS, fastnl.IfnameNotFound)
 
 ResultSink = Callable[[Any, int, dict[str, Any]], None]
 EventSink = Callable[[str, dict[str, Any], str], None]
@@ -74,14 +73,14 @@ class Engine:
         self.metrics = Metrics()
         self._on_result = on_result
         self._on_event = on_event
+        self.send_answers: Callable[[], None] = lambda: None
         self._backlog = Backlog()
-        # ids in a cycle, and the jobs that wait for them, in order; a job of another id has its own id in here as well
-        self._busy: dict[str, deque[Job]] = {}
-        self._held = 0  # jobs waiting in _busy for their own id
+        self._lines = Lines()
         self.guard: Guard | None = None
         self._guarded: dict[str, Action] = {}  # by id: planned, and waiting until others have let go
         self._ready = Planned()  # for the kernel thread
         self._sweeps = Sweeps()
+        self._outbox: deque[Cycle] = deque()
         self._cycles = 0
         self.pipeline = Pipeline(store, Executor(host, strict=strict), judge, self._wrote)
         self.upkeep = Upkeep(self.retry, self.suspend, self._namespace)
@@ -92,6 +91,9 @@ class Engine:
         self._resume: Resume | None = None
         self._chores = 0
         self._on_resumed: Callable[[], None] = lambda: None
+        self._finished: deque[Cycle] = deque()
+        self._booked: deque[tuple[Action, Record | None, Record | None]] = deque()  # and answered: was, is
+        self._owed: deque[tuple[Callable[[int, dict[str, Any]], None], int, dict[str, Any]]] = deque()
         self._soon: deque[Callable[[], None]] = deque()  # from other threads
         self._called = False
         self.listeners: list[EventSink] = []
@@ -102,14 +104,14 @@ class Engine:
     @property
     def load(self) -> int:
         """Jobs that have been taken on and not been answered."""
-        return len(self._backlog) + len(self._busy) + self._held
+        return len(self._backlog) + len(self._lines)
 
     def has_room(self, jobs: int) -> bool:
         return self.load + jobs <= self.queue
 
     def is_changing(self, id_: str) -> bool:
         """Whether an action on that connection is on its way through the kernel."""
-        return id_ in self._busy
+        return id_ in self._lines
 
     def submit(self, job: Job) -> None:
         """Takes a job on; it is planned when its turn comes, after every earlier job of the same id."""
@@ -123,8 +125,11 @@ class Engine:
                 reason = resume.anew[record.id]
                 # an interface of somebody else still has what it was given
                 left = record.places if record.connection.kind in FOUND else ()
-                record = Record(record.id, record.spec, "failed", left, reason=reason, since=time.time())
-                self.retry(record)
+                if lost := astray(record):
+                    record = Record(record.id, record.spec, "pending", left, reason=lost, since=time.time())
+                else:
+                    record = Record(record.id, record.spec, "failed", left, reason=reason, since=time.time())
+                    self.retry(record)
             self.records[record.id] = record
             self.claims.take(record.connection)
         self._arriving = deque(self.records.values())
@@ -145,9 +150,9 @@ class Engine:
             # what a job changed meanwhile was booked with that job
             if self.records.get(record.id) is record:
                 self._watch_over(record)
-        if self._resume is not None and not self._chores and self.pipeline.waiting == 0:
+        if self._resume is not None and not self._chores and self.pipeline.has_room:
             self._chores += 1
-            self.pipeline.put(Cycle([], chore=self._resume.step))
+            self._outbox.append(Cycle([], chore=self._resume.step))
         if self._arriving:
             self.pipeline.wake()
 
@@ -193,9 +198,32 @@ class Engine:
             self.pipeline.wake()
 
     def turn(self) -> None:
-        """Books what has finished and sends the next cycle off when the kernel thread is free for it."""
+        """Everything that there is to be done now."""
+        self.book()
+        self.plan()
+        self.send()
+
+    def send(self) -> None:
+        """Sends off what was planned.
+
+        Whoever does it should have nothing else to do then, as the threads that wake up need the interpreter's lock.
+        """
+        if not self._outbox:
+            return
+        while self._outbox:
+            self.pipeline.put(self._outbox.popleft())
+        # asked behind it: either the kernel thread has it already, or it tells when it has
+        if (self._backlog or self._ready) and self.pipeline.has_room:
+            self.pipeline.wake()
+
+    def book(self) -> None:
+        """Takes in what has finished, and answers."""
         for cycle in self.pipeline.take():
             self._finish(cycle)
+        self._follow_up()
+
+    def plan(self) -> None:
+        """Looks at what is new, and plans the next cycle when the kernel thread is free for it."""
         if self._arriving or self._resume is not None:
             self._settle_in()
         self._called = False  # first: what comes while it looks has to wake it again
@@ -212,20 +240,22 @@ class Engine:
             _, job, record = self._postponed.popleft()
             if self.records.get(job.id) is record:
                 self.submit(job)
-        if self.pipeline.waiting == 0 and (self._backlog or self._ready):
+        if (self._backlog or self._ready) and self.pipeline.has_room:
             self._plan()
             if self._ready:
-                self._send(Cycle(self._ready.take(CYCLE)))
+                self._post(Cycle(self._ready.take(CYCLE)))
             elif self._backlog:
                 self.pipeline.wake()  # not all at once: who asks for something meanwhile is heard first
-        while self._sweeps.due(self.pipeline.sweeping):
-            self._send(Cycle(self._sweeps.take(), sweep=True))
+        sweeping = self.pipeline.sweeping
+        while self._sweeps.due(sweeping):
+            self._post(Cycle(self._sweeps.take(), sweep=True))
+            sweeping += 1
 
-    def _send(self, cycle: Cycle) -> None:
+    def _post(self, cycle: Cycle) -> None:
         self._cycles += 1
         self.totals["cycles"] += 1
         cycle.beside = len(self._sweeps) > 0
-        self.pipeline.put(cycle)
+        self._outbox.append(cycle)
 
     @property
     def idle(self) -> bool:
@@ -240,12 +270,9 @@ class Engine:
         ready = self._ready.take(len(self._ready))
         for action in (*ready, *self._sweeps.give_up(), *self._guarded.values()):
             self._reclaim(action)
-            waiting += [action.job, *self._let_go(action.job.id)]
+            waiting += [action.job, *self._lines.end(action.job.id)]
         self._guarded.clear()
-        for id_ in list(self._busy):
-            if id_ in self._busy:  # else it waited for one before
-                waiting += self._let_go(id_)
-                self._busy[id_] = deque()
+        waiting += self._lines.empty()
         self._backlog.clear()
         for job in waiting:
             self._answer(job, {"id": job.id, "ok": False, "error": error})
@@ -257,22 +284,18 @@ class Engine:
         room = CYCLE
         while self._backlog and room:
             job = self._backlog.popleft()
-            waiting = self._busy.get(job.id)
-            if waiting is not None:
-                waiting.append(job)
-                self._held += 1
+            if self._lines.wait(job):
                 continue
             action = plan(job, self.records.get(job.id), self.claims)
             if any(earlier.client == job.client for earlier in self._to_come(action.owner)):
                 # one of these may give up what is in the way, and was sent before
-                self._busy[action.owner].append(job)
-                self._busy[job.id] = deque()
+                self._lines.wait_for(action.owner, job)
                 room -= 1  # there may be many, and each is planned again
             elif action.verb == "nothing":
                 self._reply(action)
             else:
                 room -= 1
-                self._busy[job.id] = deque()
+                self._lines.begin(job.id)
                 self._guarded[job.id] = action
                 if self.guard is None or not self.guard.hold(action, functools.partial(self._release, job.id)):
                     self._go(self._guarded.pop(job.id))
@@ -283,20 +306,7 @@ class Engine:
         """What has been asked for of a connection in a cycle and has not begun."""
         if id_ in self._guarded:
             yield self._guarded[id_].job
-        yield from self._busy.get(id_, ())
-
-    def _let_go(self, id_: str) -> list[Job]:
-        """An id is in no cycle any more; the jobs that waited for it, and each time those that waited for these."""
-        jobs: list[Job] = []
-        waiting = self._busy.pop(id_)
-        while waiting:
-            jobs.append(job := waiting.popleft())
-            behind = self._busy.pop(job.id, None)
-            if behind is None:
-                self._held -= 1
-            else:
-                waiting.extendleft(reversed(behind))
-        return jobs
+        yield from self._lines.waiting(id_)
 
     def _go(self, action: Action) -> None:
         """Has an action done, once the sweeps that are in its way are over."""
@@ -324,9 +334,7 @@ class Engine:
             self._looked(cycle)
             return
         self._cycles -= 1
-        for stage, seconds in cycle.stages.items():
-            self.metrics.stage.labels(stage).observe(seconds)
-        self.metrics.cycle.observe(len(cycle.actions))
+        self._finished.append(cycle)
         outcomes = {o.id: o for o in cycle.outcomes}
         handing = cycle.beside or any(a.verb in ("update", "move") for a in cycle.actions)
         for action in cycle.actions:
@@ -348,21 +356,47 @@ class Engine:
             for waiting in self._sweeps.over(id_):
                 self._ready.put(waiting)
             # they arrived before whatever the backlog holds for this id by now
-            self._backlog.extendleft(reversed(self._let_go(id_)))
+            self._backlog.extendleft(reversed(self._lines.end(id_)))
             if not cycle.refused:
-                if handing and _may_succeed_now(action):
+                if handing and may_succeed_now(action):
                     action.job.again = True
                     self._backlog.appendleft(action.job)
                 else:
                     self._reply(action)
 
     def _book(self, action: Action, outcome: Outcome) -> None:
-        """Takes over what is true now, and tells those who listen."""
+        """Takes over what is true now, as far as an answer depends on it."""
         id_, old, new = action.job.id, self.records.get(action.job.id), outcome.record
         if new is None:
             self.records.pop(id_, None)
         else:
             self.records[id_] = new
+        if action.result is not None and action.result.error is not None:
+            self._reclaim(action)
+        self._booked.append((action, old, new))
+
+    def _follow_up(self) -> None:
+        """What else there is to be done about what was booked, while the answers are on their way.
+
+        Who asked from within this process is answered at the end, as it has heard of the connections by then.
+        """
+        if not self._finished:
+            return
+        self.send_answers()
+        while self._finished:
+            cycle = self._finished.popleft()
+            for stage, seconds in cycle.stages.items():
+                self.metrics.stage.labels(stage).observe(seconds)
+            self.metrics.cycle.observe(len(cycle.actions))
+        while self._booked:
+            self._note(*self._booked.popleft())
+        while self._owed:
+            ticket, place, result = self._owed.popleft()
+            ticket(place, result)
+
+    def _note(self, action: Action, old: Record | None, new: Record | None) -> None:
+        """Watches over what is true now, and tells those who listen."""
+        id_ = action.job.id
         if new is None or not (new.state == "failed" or new.error):
             self.backoff.forget(id_)
         else:
@@ -377,11 +411,9 @@ class Engine:
         waits = new is not None and new.state == "pending"
         failed = error is not None and not waits
         result = "pending" if waits else error.code if error is not None else "ok"
-        self.metrics.items.labels(action.verb, result).inc()
-        if error is not None:
-            self._reclaim(action)
-            if error.errno:
-                self.metrics.kernel_errors.labels(errno.errorcode.get(error.errno, str(error.errno))).inc()
+        self.metrics.items.add(action.verb, result)
+        if error is not None and error.errno:
+            self.metrics.kernel_errors.labels(errno.errorcode.get(error.errno, str(error.errno))).inc()
         name = {"create": "connected", "update": "updated", "move": "moved", "remove": "disconnected"}.get(action.verb)
         if failed:
             self.totals["failed"] += 1
@@ -400,7 +432,7 @@ class Engine:
             self._tell(after or "removed", fields)
 
     def _tell(self, event: str, fields: dict[str, Any], of: str = "connection") -> None:
-        self.metrics.events.inc()
+        self.metrics.events.add()
         self._on_event(event, fields, of)
         for listener in self.listeners:
             listener(event, fields, of)
@@ -416,7 +448,7 @@ class Engine:
 
     def tell_of(self, event: str, fields: dict[str, Any]) -> None:
         """Publishes an event that changes nothing about a connection; those who listen for changes are not told."""
-        self.metrics.events.inc()
+        self.metrics.events.add()
         self._on_event(event, fields, "connection")
 
     def tell_link(self, watched: Watched, *, running: bool, news: bool) -> None:
@@ -442,7 +474,10 @@ class Engine:
 
     def _answer(self, job: Job, result: dict[str, Any]) -> None:
         if callable(job.ticket):
-            job.ticket(job.place, result)
+            if self._finished:
+                self._owed.append((job.ticket, job.place, result))
+            else:
+                job.ticket(job.place, result)
         elif job.ticket is not None:
             self._on_result(job.ticket, job.place, result)
 
@@ -472,87 +507,6 @@ class Engine:
         self.pipeline.stop()
         for cycle in self.pipeline.take():
             self._finish(cycle)
+        self._follow_up()
         self.pipeline.close()
         self.upkeep.namespaces.close()
-
-
-def _may_succeed_now(action: Action) -> bool:
-    """Whether something was refused that another action may have given up a moment later."""
-    error = action.result.error if action.result is not None else None
-    # the second: a UDP port is one tunnel's, or those tunnels' that receive alike
-    taken = error is not None and (
-        isinstance(error, fastnl.NameInUse) or error.errno in (errno.EEXIST, errno.EADDRINUSE)
-    )
-    return taken and not action.job.again
-
-
-def judge(action: Action) -> Outcome | None:
-    """What is to be remembered after an action.  Called on the store's thread; changes nothing."""
-    job, result, old = action.job, action.result, action.record
-    if action.verb == "nothing":
-        return None
-    if action.verb == "forget":
-        return Outcome(job.id, None)
-    assert result is not None
-    if action.verb == "remove":
-        if result.error is None and job.op == "suspend" and old is not None:
-            return Outcome(job.id, Record(job.id, old.spec, "pending", reason=job.reason, since=time.time()))
-        return Outcome(job.id, None if result.error is None else old)
-    if result.error is None and result.wired is not None:
-        return Outcome(job.id, Record(job.id, action.spec, "up", result.wired.places, since=time.time()))
-    error = result.error
-    assert error is not None
-    if isinstance(error, WAITED_FOR_ERRORS) and (job.wait or job.op == "retry"):
-        if result.wired is None:
-            waits = Record(job.id, action.spec, "pending", reason=error.message, since=time.time())
-            if isinstance(error, fastnl.IfnameNotFound):
-                waits.error = error.as_dict()
-            return Outcome(job.id, waits)
-    elif job.op == "retry":
-        # what a mending could not take away is still there, and ours
-        left = result.wired.places if result.wired else ()
-        return Outcome(job.id, Record(job.id, action.spec, "failed", left, error=error.as_dict(), since=time.time()))
-    if action.verb == "create":
-        return Outcome(job.id, old)
-    assert old is not None
-    if action.verb == "mend":
-        failure = Record(job.id, old.spec, "failed", result.wired.places if result.wired else (), since=time.time())
-        failure.error = error.as_dict()
-        return Outcome(job.id, failure)
-    if result.wired is None:
-        # the change failed and could not be taken back: nothing is in the kernel any more
-        return Outcome(job.id, Record(job.id, old.spec, "failed", error=error.as_dict(), since=time.time()))
-    same = Record(job.id, old.spec, old.state, result.wired.places, old.reason, old.error, old.since)
-    return Outcome(job.id, same)
-
-
-def result_of(action: Action, record: Record | None) -> dict[str, Any]:
-    """One item of a reply."""
-    job = action.job
-    error = action.error or (action.result.error if action.result is not None else None)
-    waits = job.wait and isinstance(error, WAITED_FOR_ERRORS) and record is not None and record.state == "pending"
-    if error is not None and not waits:
-        return {"id": job.id, "ok": False, "error": error.as_dict()}
-    if job.op == "pass":
-        return {"id": job.id, "ok": True}
-    if job.op == "disconnect":
-        changed = action.verb == "forget" or (action.verb == "remove" and action.result is not None)
-        return {"id": job.id, "ok": True, "changed": changed}
-    assert record is not None
-    changed = action.verb != "nothing" and (action.result is None or action.result.changed or record.state == "pending")
-    return {"id": job.id, "ok": True, "state": record.state, "changed": changed, **ends_of(record)}
-
-
-def ends_of(record: Record) -> dict[str, Any]:
-    """Where the ends are, and why they are not."""
-    out: dict[str, Any] = {}
-    if record.places:
-        connection = record.connection
-        for name, end, place in zip("ab", (connection.a, connection.b), record.places, strict=False):
-            if end is not None:
-                out[name] = {"ifindex": place.ifindex, "ifname": end.ifname}
-    if record.reason:
-        out["reason"] = record.reason
-    if record.error:
-        out["error"] = record.error
-    return out

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ FINISH = 3.0  # seconds that a stop waits for the kernel's work; then it takes w
 LINGER = 1000  # ms for what has been answered to leave the engine, once in its own queue and once in ZeroMQ's
 DRAIN = 256  # requests taken in a row before results go out again
 DRAIN_SECONDS = 0.01  # and the time for it, as one request may be as much work as hundreds
-FIRST_SECONDS = 0.002  # the same while nothing is on its way through the kernel, which could be at work
+FIRST_SECONDS = 0.002  # the same while no cycle waits for the kernel, which may have nothing to do in a moment
 LANE = 64  # questions of one kind that may wait
 KEYS = 256  # requests of keys that may; most of them are watches, which cost nothing
 ARRIVED = 16  # requests of one client that ZeroMQ takes in beforehand; each may be as large as a request may be
@@ -92,6 +92,7 @@ class Gateway:
         self.serving = False
         self.each_turn: Callable[[], None] = lambda: None  # called on the thread that serves
         self._answers: deque[tuple[Ticket, bytes]] = deque()
+        self._answered: deque[Ticket] = deque()  # those of jobs that the log does not know of yet
         self.requests = RequestLog(config.log_level)
         self._roles = Roles.parse(config.roles)
         self._senders: dict[str, tuple[int, str]] = {}
@@ -101,6 +102,7 @@ class Gateway:
         self._routers = [self._bind(zmq.ROUTER, endpoint) for endpoint in (config.endpoint, config.tcp) if endpoint]
         self.events = Events([self._bind(zmq.PUB, where) for where in (config.events, config.tcp_events) if where])
         self.engine = make_engine(self)
+        self.engine.send_answers = self._send_answers
         self.metrics = self.engine.metrics
         self.metrics.info.labels(fastnl.__version__, config.instance).set(1)
         self._http = self._serve_http(config.http)
@@ -213,13 +215,16 @@ class Gateway:
                 1.0, namespaces.timeout, self._nearby.timeout, self.engine.backoff.timeout, self.peers.timeout,
                 self.attendance.timeout,
             )  # fmt: skip
-            ready = poller.poll(int(1000 * due) + 1)
-            if (self._door.socket, zmq.POLLIN) in ready:
+            self.engine.send()
+            ready = dict(poller.poll(int(1000 * due) + 1))
+            if self.engine.pipeline.wakeup in ready:
+                self.engine.book()  # first, as somebody waits for it
+            if self._door.socket in ready:
                 self._door.turn()
-            self._take_requests()
-            namespaces.turn((namespaces.fileno(), zmq.POLLIN) in ready)
-            self._nearby.turn((self._nearby.fileno(), zmq.POLLIN) in ready)
-            self.engine.turn()
+            self._take_requests([router for router in self._routers if router in ready])
+            namespaces.turn(namespaces.fileno() in ready)
+            self._nearby.turn(self._nearby.fileno() in ready)
+            self.engine.plan()
             self.grounds.turn()
             self.attendance.turn()
             self._send_answers()
@@ -233,7 +238,7 @@ class Gateway:
         error = {"code": "shutting_down", "message": "the engine is being stopped; interfaces stay as they are"}
         deadline = time.monotonic() + FINISH
         while time.monotonic() < deadline:
-            self._take_requests()
+            self._take_requests(self._routers)
             self.engine.refuse_backlog(error)
             self.engine.turn()
             self._send_answers()
@@ -251,9 +256,10 @@ class Gateway:
         lanes = (self._memory, self._kernel, self.kv, self.fleet)
         return [ticket for lane in lanes if lane is not None for ticket in lane.stop()]
 
-    def _take_requests(self) -> None:
-        for router in self._routers:
-            until = time.monotonic() + (FIRST_SECONDS if self.engine.idle else DRAIN_SECONDS)
+    def _take_requests(self, routers: Iterable[zmq.Socket[bytes]]) -> None:
+        for router in routers:
+            # two milliseconds make a cycle that lasts for longer, so the kernel need not wait for the next one either
+            until = time.monotonic() + (DRAIN_SECONDS if self.engine.pipeline.waiting else FIRST_SECONDS)
             with contextlib.suppress(zmq.Again):
                 for _ in range(DRAIN):
                     if time.monotonic() > until:
@@ -289,7 +295,7 @@ class Gateway:
             request = wire.decode(frames[-1])
             ticket.id = request.id
             ticket.asked.op = op = wire.name_of(request)
-            self.metrics.requests.labels(op).inc()
+            self.metrics.requests.add(op)
             if role < NEEDED[op]:
                 raise wire.ProtocolError(
                     "forbidden", f"op: {op!r} is not for you; `roles` of the engine's configuration decides", request.id
@@ -426,8 +432,7 @@ class Gateway:
 
     def _answer(self, ticket: Ticket) -> None:
         self._answers.append((ticket, wire.reply(ticket.id, ticket.results)))
-        for code, count in self.requests.done(ticket.asked, ticket.id, ticket.results).items():
-            self.metrics.results.labels(ticket.asked.op, code).inc(count)
+        self._answered.append(ticket)
 
     def answered(self, ticket: Ticket, reply: bytes) -> None:
         """A question has its answer.  On the thread of its lane."""
@@ -449,6 +454,11 @@ class Gateway:
                 ticket.peer.questions -= 1
             self.peers.send(ticket.peer, ticket.route, reply)
         self.peers.turn()
+        # nobody waits for what follows
+        while self._answered:
+            ticket = self._answered.popleft()
+            for code, count in self.requests.done(ticket.asked, ticket.id, ticket.results).items():
+                self.metrics.results.add(ticket.asked.op, code, by=count)
 
 
 def _too_slow(consumer: str, ground: tuple[str, str]) -> None:

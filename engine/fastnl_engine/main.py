@@ -32,7 +32,7 @@ from fastnl_engine.microservices import Containers
 from fastnl_engine.model import Record
 from fastnl_engine.northbound.thread import Northbound
 from fastnl_engine.reload import Reload
-from fastnl_engine.resume import Resume
+from fastnl_engine.resume import Resume, as_known, boot_id
 from fastnl_engine.store.base import Intent, Outcome, Store, StoreError
 from fastnl_engine.store.sqlite import SqliteStore
 
@@ -183,7 +183,7 @@ def _own(config: Config) -> tuple[fastnl.Host, contextlib.ExitStack, SqliteStore
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     os.umask(0o007)  # the sockets are for the engine's user and group
     fence_files(config.file_prefixes)
-    host = fastnl.Host(config.instance)
+    host = fastnl.Host(config.instance, visit_itself=True)
     _probe(host)
     Path(config.state_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
     held = contextlib.ExitStack()
@@ -202,14 +202,14 @@ def _probe(host: fastnl.Host) -> None:
         ) from e
 
 
-def _resume(
-    engine: Engine, store: Store, records: Sequence[Record], intents: Sequence[Intent], *, recreate: bool
-) -> None:
+def _resume(engine: Engine, store: Store, records: list[Record], intents: Sequence[Intent], *, recreate: bool) -> None:
     """Takes up where the last engine of this state stopped; most of it is done while jobs are served."""
     began = time.monotonic()
-    resume = Resume(engine.host, records, intents, recreate=recreate)
+    before, records = records, as_known(store, records, intents)
+    resume = Resume(engine.host, records, intents, before=before, recreate=recreate)
     known = {record.id: record for record in records}
     store.settle([Outcome(intent.id, known.get(intent.id)) for intent in intents])
+    store.meta("boot", boot_id())
     for id_, reason in resume.anew.items():
         log.warning("made again", id=id_, reason=reason)
 

@@ -23,8 +23,9 @@ from fastnl.netns import canonical
 from fastnl_engine import wire
 from fastnl_engine.backoff import Backoff
 from fastnl_engine.config import Config
-from fastnl_engine.engine import Engine, ends_of
+from fastnl_engine.engine import Engine
 from fastnl_engine.events import Events
+from fastnl_engine.judgement import ends_of
 from fastnl_engine.model import Connection, Record, decode_connection
 
 log = structlog.get_logger()

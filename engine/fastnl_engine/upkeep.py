@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from fastnl.netns import Identity, canonical
 from fastnl_engine.model import Record, connection_of
-from fastnl_engine.watch.namespaces import UNKNOWN, Namespaces
+from fastnl_engine.watch.namespaces import UNKNOWN, Namespaces, look
 
 MISSING = 10_000  # references that are counted when somebody asks: bounds the time, which is the gateway's
 
@@ -98,9 +98,7 @@ class Upkeep:
             # a process is not followed into another namespace unless it was seen going there
             gone = None if first and is_mortal(reference) else who
             if not _fits(record, reference, who):
-                ends = ends_of(record)
-                field = f"{'ab'[ends.index(reference)]}.netns" if reference in ends else "vxlan.underlay"
-                self._suspend(record, _why(field, reference, gone))
+                self._suspend(record, astray(record) or _why(_field_of(ends_of(record), reference), reference, gone))
         elif who is not None and all(self.namespaces.watch(r) not in (None, UNKNOWN) for r in references_of(record)):
             self._retry(record)
 
@@ -123,6 +121,28 @@ def _why(field: str, reference: str, who: Identity | None) -> str:
     if who is not None:
         return f"{field}: namespace {reference!r} is another one than before"
     return f"{field}: namespace {reference!r} is gone{FOR_GOOD if is_mortal(reference) else ''}"
+
+
+def astray(record: Record) -> str:
+    """Why a record that is up must not be made again: a number that it goes by may mean another by now.  "": it may."""
+    ends = ends_of(record)
+    for reference, place in zip(ends, record.places, strict=False):
+        if is_mortal(reference) and look(reference) not in (place.netns, UNKNOWN):
+            return _why(_field_of(ends, reference), reference, None)
+    return ""
+
+
+def lost_for_good(spec: bytes) -> str:
+    """Why a connection cannot be made after a reboot, as one of its references means something else now; "": it can."""
+    ends, needed = _references(spec)
+    for reference in filter(is_mortal, needed):
+        return _why(_field_of(ends, reference), reference, None)
+    return ""
+
+
+def _field_of(ends: tuple[str, ...], reference: str) -> str:
+    # an underlay is no end
+    return f"{'ab'[ends.index(reference)]}.netns" if reference in ends else "vxlan.underlay"
 
 
 def is_mortal(reference: str) -> bool:

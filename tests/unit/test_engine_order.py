@@ -67,6 +67,11 @@ class Memory:
         self.calls.append("intend")
         self.intents.update((i.id, i) for i in intents)
 
+    durable = True
+
+    def sync(self) -> None:
+        pass
+
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         self.calls.append("settle")
         for o in outcomes:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -151,6 +153,235 @@ def test_an_outcome_waits_for_the_disk_if_durable_and_an_intent_never_does(path,
     store.intend([intent()])
     store.close()
     assert levels == [1, outcome, 1]
+
+
+@pytest.mark.parametrize(("durable", "certain"), [(True, 2), (False, 1)])
+def test_only_outcomes_that_were_all_foretold_do_not_wait_for_the_disk(path, durable, certain):
+    store = SqliteStore(path, durable=durable)
+    levels = pragmas(store)
+    told, gone = Outcome("c1", up(), foretold=True), Outcome("c2", None, foretold=True)
+    other, lost = Outcome("c3", up("c3")), Outcome("c4", None)
+    for outcomes, level in [
+        ([told], 1), ([gone], 1), ([told, gone], 1), ([other], certain), ([told, other], certain),
+        ([other, told], certain), ([gone, lost, told], certain), ([told], 1), ([lost], certain),
+    ]:  # fmt: skip
+        store.intend([intent(o.id) for o in outcomes])
+        store.settle(outcomes)
+        assert levels == [1, level], outcomes
+        levels.clear()
+    store.meta("boot", "x")
+    assert levels == [certain]
+    store.close()
+
+
+def test_a_write_that_failed_does_not_leave_the_next_one_less_certain(path):
+    store = SqliteStore(path)
+    levels = pragmas(store)
+    for good in (Outcome("c1", up(), foretold=True), Outcome("c1", up())):
+        with pytest.raises(sqlite3.Error):
+            store.settle([Outcome("c2", up("c2", spec=None), foretold=not good.foretold)])
+        store.settle([good])
+    store.close()
+    assert levels == [1, 2]
+
+
+# -- the disk --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files whose content was waited for, in order, beside what SQLite does itself."""
+    real, files = os.fdatasync, []
+
+    def fdatasync(fd: int) -> None:
+        files.append(os.readlink(f"/proc/self/fd/{fd}"))
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    return files
+
+
+def after_a_power_cut(path: Path, folder: Path) -> tuple[dict[str, Record], list[Intent]]:
+    """What a store finds in the files as they are now."""
+    folder.mkdir()
+    for suffix in ("", "-wal"):
+        (folder / f"{path.name}{suffix}").write_bytes(Path(f"{path}{suffix}").read_bytes())
+    return load(folder / path.name)
+
+
+def test_what_was_intended_before_a_sync_is_in_the_file_that_it_waited_for(path, tmp_path, synced):
+    store = SqliteStore(path)
+    for n in range(3):
+        store.intend([intent(f"c{n}")])
+        store.sync()
+        assert synced == [f"{path}-wal"] * (n + 1)
+        records, intents = after_a_power_cut(path, tmp_path / str(n))
+        assert (records, {i.id for i in intents}) == ({}, {f"c{i}" for i in range(n + 1)})
+    store.settle([Outcome("c0", up("c0"), foretold=True)])
+    store.sync()
+    records, intents = after_a_power_cut(path, tmp_path / "settled")
+    assert (list(records), {i.id for i in intents}) == (["c0"], {"c1", "c2"})
+    store.close()
+
+
+def test_a_checkpoint_between_an_intent_and_its_sync_loses_neither_the_log_nor_the_intent(path, tmp_path, synced):
+    store = SqliteStore(path)
+    store.intend([intent("c1")])
+    store.sync()
+    # the log begins anew, in the same file
+    assert store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+    store.intend([intent("c2")])
+    store.sync()
+    assert synced == [f"{path}-wal"] * 2
+    assert {i.id for i in after_a_power_cut(path, tmp_path / "copy")[1]} == {"c1", "c2"}
+    store.close()
+
+
+def test_a_sync_goes_on_beside_the_writes_of_another_thread(path, monkeypatch):
+    begun, on = threading.Event(), threading.Event()
+    monkeypatch.setattr(os, "fdatasync", lambda fd: begun.set() or on.wait(30))
+    store = SqliteStore(path)
+    store.intend([intent("c1")])
+    disk = threading.Thread(target=store.sync)
+    disk.start()
+    assert begun.wait(30)
+    store.settle([Outcome("c1", up(), foretold=True)])
+    store.intend([intent("c2")])
+    assert disk.is_alive()
+    on.set()
+    disk.join()
+    store.close()
+    assert [list(load(path)[0]), load(path)[1]] == [["c1"], [intent("c2")]]
+
+
+def test_a_store_that_is_not_durable_waits_for_nothing(path, synced, monkeypatch):
+    store = SqliteStore(path, durable=False)
+    store.intend([intent()])
+    opened: list[object] = []
+    monkeypatch.setattr(os, "open", lambda *args, **_: opened.append(args))
+    store.sync()
+    assert (opened, synced) == ([], [])
+    store.close()
+
+
+def test_a_store_keeps_one_descriptor_of_its_log_and_closes_it(path):
+    before = set(os.listdir("/proc/self/fd"))
+    store = SqliteStore(path)
+    store.intend([intent()])
+    store.sync()
+    after = len(os.listdir("/proc/self/fd"))
+    for n in range(10):
+        store.intend([intent(f"c{n}")])
+        store.sync()
+    assert len(os.listdir("/proc/self/fd")) == after
+    store.close()
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_disk_that_does_not_take_the_log_is_told_with_the_files_name_until_a_new_log_is_begun(
+    path, synced, monkeypatch
+):
+    store = SqliteStore(path)
+    store.intend([intent()])
+    works = os.fdatasync
+
+    def broken(fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fdatasync", broken)
+    for attempt in range(3):
+        if attempt == 2:
+            monkeypatch.setattr(os, "fdatasync", works)  # which makes nothing good: the kernel tells of it once
+        with pytest.raises(StoreError) as caught:
+            store.sync()
+        assert f"{path}-wal" in str(caught.value) and os.strerror(errno.EIO) in str(caught.value)
+    # the next write begins a new log
+    store.intend([intent("c2")])
+    store.sync()
+    assert synced == [f"{path}-wal"]
+    assert {i.id for i in store.load()[1]} == {"c1", "c2"}
+    store.close()
+
+
+def test_a_log_that_is_not_there_is_said_to_be_so(path):
+    store = SqliteStore(path)
+    store.intend([intent()])
+    Path(f"{path}-wal").unlink()
+    with pytest.raises(StoreError) as caught:
+        store.sync()
+    assert f"{path}-wal" in str(caught.value) and os.strerror(errno.ENOENT) in str(caught.value)
+    store.close()
+
+
+# -- many rows -------------------------------------------------------------------------------------
+
+
+def transactions(store: SqliteStore) -> list[str]:
+    """BEGIN, and what ended it."""
+    words: list[str] = []
+
+    def at(statement: str) -> None:
+        word = statement.partition(" ")[0]
+        if word in ("BEGIN", "COMMIT", "ROLLBACK"):
+            words.append(word)
+
+    store._db.set_trace_callback(at)
+    return words
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 33, 128, 129, 167, 168, 169, 300])
+def test_however_many_rows_come_each_is_stored_and_deleted_and_all_in_one_transaction(path, count):
+    ids = [f"c{n}" for n in range(count)]
+    store = SqliteStore(path)
+    store.settle([Outcome("other", up("other"))])
+    store.intend([intent("other", "update")])
+    words = transactions(store)
+
+    def once() -> bool:
+        done, words[:] = list(words), []
+        return done == ["BEGIN", "COMMIT"]
+
+    store.intend([Intent(id_, "create", SPEC, (n, n + 1)) for n, id_ in enumerate(ids)])
+    assert once()
+    found = {i.id: i for i in store.load()[1]}
+    assert found.pop("other") == intent("other", "update")
+    assert found == {id_: Intent(id_, "create", SPEC, (n, n + 1)) for n, id_ in enumerate(ids)}
+
+    records = [Record(id_, SPEC, "up", PLACES, since=float(n)) for n, id_ in enumerate(ids)]
+    store.settle([Outcome(r.id, r) for r in records])
+    assert once()
+    stored, intents = store.load()
+    assert {fields(r) for r in stored} == {fields(r) for r in [*records, up("other")]}
+    assert [i.id for i in intents] == ["other"]
+
+    # every other one goes, and the rest becomes another
+    store.settle([Outcome(r.id, None if n % 2 else up(r.id, OTHER)) for n, r in enumerate(records)])
+    assert once()
+    assert {r.id: r.spec for r in store.load()[0]} == dict.fromkeys(ids[::2], OTHER) | {"other": SPEC}
+
+    store.settle([Outcome(id_, None) for id_ in ids])
+    assert once()
+    assert [r.id for r in store.load()[0]] == ["other"]
+    store.close()
+
+
+def test_a_failure_in_the_last_of_many_rows_leaves_none_of_them(path):
+    store = SqliteStore(path)
+    store.intend([intent(f"c{n}") for n in range(300)])
+    with pytest.raises(sqlite3.Error):
+        store.settle([Outcome(f"c{n}", up(f"c{n}", spec=None if n == 299 else SPEC)) for n in range(300)])
+    records, intents = store.load()
+    assert (records, len(intents)) == ([], 300)
+    store.close()
+
+
+def test_the_last_of_several_rows_of_one_id_counts(path):
+    store = SqliteStore(path)
+    store.intend([intent("c1", verb) for verb in ("create", "update", "mend")] * 20)
+    store.settle([Outcome("c2", up("c2", OTHER if n < 59 else SPEC)) for n in range(60)])
+    records, intents = store.load()
+    assert ([i.verb for i in intents], [r.spec for r in records]) == (["mend"], [SPEC])
+    store.close()
 
 
 def test_a_failing_write_changes_nothing_and_the_store_goes_on(path):

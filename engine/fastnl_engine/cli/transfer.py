@@ -201,6 +201,7 @@ def _of_state(folder: Path) -> list[Connection]:
     """Every connection of a state file that no engine uses, read from a copy: SQLite writes where it reads."""
     import msgspec
 
+    from fastnl_engine.resume import as_known
     from fastnl_engine.store.base import StoreError
     from fastnl_engine.store.sqlite import SqliteStore
 
@@ -221,7 +222,7 @@ def _of_state(folder: Path) -> list[Connection]:
             raise Broken(f"{e.filename or source}: {e.strerror}") from None
         try:
             store = stack.enter_context(contextlib.closing(SqliteStore(copy)))
-            records, _ = store.load()
+            records = as_known(store, *store.load())
         except StoreError as e:
             raise Broken(str(e).replace(str(copy), str(source))) from None
         return [msgspec.to_builtins(r.connection) for r in sorted(records, key=lambda r: r.id)]

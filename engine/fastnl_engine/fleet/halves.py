@@ -18,12 +18,12 @@ import msgspec
 import structlog
 
 from fastnl_engine.backoff import Backoff
-from fastnl_engine.engine import ends_of
 from fastnl_engine.fleet.keys import Keys
 from fastnl_engine.fleet.local import PREFIX, Unreachable, connection_here, told_of
 from fastnl_engine.fleet.membership import Membership
 from fastnl_engine.fleet.records import Half, Outcome, decode
 from fastnl_engine.fleet.reports import Report, Reports
+from fastnl_engine.judgement import ends_of
 from fastnl_engine.kv.base import KV, KVError
 from fastnl_engine.kv.mirror import Changes, Mirror
 from fastnl_engine.model import Record

@@ -13,8 +13,8 @@ from fastnl_engine.model import Record
 class Intent:
     """What was about to be done to a connection when the engine stopped, if it stopped.
 
-    verb "create", "update", "remove" or "move"; spec: what it was to become, b"" for a removal;
-    indexes: of the interfaces to be created.
+    verb "create", "update", "move", "mend", "remove" or "suspend", a removal that leaves the connection waiting; spec:
+    what it was to become, b"" for a removal; indexes: of the interfaces to be created.
     """
 
     id: str
@@ -25,10 +25,14 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What is to be remembered of a connection from now on; record None: nothing."""
+    """What is to be remembered of a connection from now on; record None: nothing.
+
+    foretold: its intent says as much, so it need not survive a power cut if that does.
+    """
 
     id: str
     record: Record | None
+    foretold: bool = False
 
 
 class StoreError(Exception):
@@ -36,19 +40,30 @@ class StoreError(Exception):
 
 
 class Store(Protocol):
-    """One thread at a time may use it."""
+    """One thread at a time may use it, and another one `sync` meanwhile.
+
+    durable: whether anything survives a power cut for certain.
+    """
+
+    @property
+    def durable(self) -> bool: ...
 
     def load(self) -> tuple[list[Record], list[Intent]]:
         """Every record, and the intents whose outcome was never written."""
 
     def intend(self, intents: Sequence[Intent]) -> None:
-        """Remembers what is about to be done, so that kill -9 leaves nothing unknown; need not survive a power cut.
+        """Remembers what is about to be done, so that kill -9 leaves nothing unknown.
 
         Raises StoreError when it cannot be written, as on a full disk; then nothing of it is.
         """
 
+    def sync(self) -> None:
+        """Waits until what was intended before survives a power cut.  Raises StoreError."""
+
     def settle(self, outcomes: Sequence[Outcome]) -> None:
-        """Remembers what was done and forgets the intents; survives a power cut when this returns.
+        """Remembers what was done and forgets the intents.
+
+        Survives a power cut when this returns; only where all of it was foretold the intents may come back.
 
         Raises StoreError when it cannot be written; then nothing of it is.
         """

@@ -1,8 +1,8 @@
 """Records in SQLite, in WAL mode.
 
-An intent is committed without fsync (synchronous=NORMAL): interfaces do not survive a power cut, so what
-was about to be done to them need not either; kill -9 does not take what the kernel's page cache has.  An
-outcome is committed with fsync (FULL) unless the store was opened as not durable.
+Everything is committed without fsync (synchronous=NORMAL) where that will do: kill -9 does not take what the kernel's
+page cache has.  What has to survive a power cut is waited for: an intent by `sync`, beside the kernel's work, and an
+outcome by an fsync of its own (FULL) if it is not what the intent said.
 """
 
 from __future__ import annotations
@@ -11,15 +11,22 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
 from fastnl_engine.model import Record, State, decode_connection, pack_places, unpack_places
 from fastnl_engine.store.base import Intent, Outcome, StoreError
 
+# Rows of one statement, tried in turn.  sqlite3 gives the interpreter's lock away at every statement and waits behind
+# the gateway to have it back, up to half a millisecond each time.  Few lengths, as each is compiled once and kept.
+CHUNKS = (128, 32, 8, 1)
+
 SCHEMA_VERSION = 1
+T = TypeVar("T")
+
 STATES = frozenset(get_args(State))
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -36,7 +43,10 @@ class SqliteStore:
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
         self.path = path
-        self._durable = "FULL" if durable else "NORMAL"
+        self.durable = durable
+        self._log = -1  # the WAL's file
+        self._level = ""  # of synchronisation, for now
+        self._gap = ""  # why the disk may lack something of the log
         with self._refusing():
             if not path.exists():
                 self._make()
@@ -99,10 +109,16 @@ class SqliteStore:
         return records, intents
 
     @contextlib.contextmanager
-    def _writing(self, synchronous: str) -> Iterator[None]:
-        """A transaction; StoreError when the disk does not take it, and then nothing of it is there."""
+    def _writing(self, *, certain: bool = False) -> Iterator[None]:
+        """A transaction; StoreError when the disk does not take it, and then nothing of it is there.
+
+        certain: it survives a power cut when it is over, if the store is durable.
+        """
         try:
-            with _Transaction(self._db, synchronous):
+            if self._gap:
+                self._close_gap()
+            self._set_level("FULL" if certain and self.durable else "NORMAL")
+            with _Transaction(self._db):
                 yield
         except sqlite3.OperationalError as e:
             raise StoreError(
@@ -111,33 +127,85 @@ class SqliteStore:
 
     def intend(self, intents: Sequence[Intent]) -> None:
         rows = [(i.id, i.verb, i.spec, msgspec.msgpack.encode(i.indexes)) for i in intents]
-        with self._writing("NORMAL"):
-            self._db.executemany("INSERT OR REPLACE INTO intent VALUES (?, ?, ?, ?)", rows)
+        with self._writing():
+            self._put("intent", rows)
+
+    def sync(self) -> None:
+        if not self.durable:
+            return
+        if self._gap:
+            raise StoreError(f"{self.path}-wal: {self._gap}")
+        try:
+            if self._log < 0:
+                # it is there as soon as something was committed, and the same file for as long as the store is open
+                self._log = os.open(f"{os.path.realpath(self.path)}-wal", os.O_RDONLY | os.O_CLOEXEC)
+            # what a checkpoint has taken out of the log meanwhile is on the disk: SQLite waits for that itself
+            os.fdatasync(self._log)
+        except OSError as e:
+            self._gap = f"{e.strerror}; is the disk full, or has it gone?"
+            raise StoreError(f"{self.path}-wal: {self._gap}") from e
+
+    def _close_gap(self) -> None:
+        """Has everything written once more, to the database itself, and begins a new log.
+
+        The kernel tells of a page that the disk did not take once and forgets it.  Behind such a gap in the log all
+        that follows is lost in a power cut, however well it was written.
+        """
+        self._set_level("FULL")
+        busy, *_ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise sqlite3.OperationalError(self._gap)
+        self._gap = ""
+
+    def _set_level(self, level: str) -> None:
+        if level != self._level:
+            self._db.execute(f"PRAGMA synchronous={level}")
+            self._level = level
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         kept, dropped = [], []
         for o in outcomes:
             if o.record is None:
-                dropped.append((o.id,))
+                dropped.append(o.id)
                 continue
             r = o.record
             error = msgspec.msgpack.encode(r.error) if r.error else None
             kept.append((r.id, r.spec, r.state, pack_places(r.places), r.reason, error, r.since))
-        with self._writing(self._durable):
-            self._db.executemany("INSERT OR REPLACE INTO connection VALUES (?, ?, ?, ?, ?, ?, ?)", kept)
-            self._db.executemany("DELETE FROM connection WHERE id = ?", dropped)
-            self._db.executemany("DELETE FROM intent WHERE id = ?", [(o.id,) for o in outcomes])
+        with self._writing(certain=not all(o.foretold for o in outcomes)):
+            self._put("connection", kept)
+            self._delete("connection", dropped)
+            self._delete("intent", [o.id for o in outcomes])
+
+    def _put(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        for part in _chunks(rows):
+            values = ", ".join([f"({', '.join('?' * len(part[0]))})"] * len(part))
+            self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES {values}", [*chain.from_iterable(part)])
+
+    def _delete(self, table: str, ids: Sequence[str]) -> None:
+        for part in _chunks(ids):
+            self._db.execute(f"DELETE FROM {table} WHERE id IN ({', '.join('?' * len(part))})", part)
 
     def meta(self, key: str, value: str | None = None) -> str | None:
         if value is not None:
-            with self._writing(self._durable):
+            with self._writing(certain=True):
                 self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
             return value
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return row[0] if row else None
 
     def close(self) -> None:
+        if self._log >= 0:
+            os.close(self._log)
+            self._log = -1
         self._db.close()
+
+
+def _chunks(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    at = 0
+    for size in CHUNKS:
+        while len(rows) - at >= size:
+            yield rows[at : at + size]
+            at += size
 
 
 def _record(
@@ -161,14 +229,12 @@ def _intent(id_: str, verb: str, spec: bytes, indexes: bytes) -> Intent:
 
 
 class _Transaction:
-    """BEGIN to COMMIT at a level of durability; undone when anything in between fails."""
+    """BEGIN to COMMIT; undone when anything in between fails."""
 
-    def __init__(self, db: sqlite3.Connection, synchronous: str) -> None:
+    def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
-        self.synchronous = synchronous
 
     def __enter__(self) -> None:
-        self.db.execute(f"PRAGMA synchronous={self.synchronous}")
         self.db.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -290,8 +290,9 @@ class Namespaces:
             self._leave_folder(w)
             w.at = w.path
             folder, name = os.path.split(w.at)
-            # where the folder is missing, the one before it tells when it comes
-            while not self._watch_folder(folder):
+            # Where the folder is missing, the one before it tells when it comes.  One that is watched already may be
+            # another by now, which is told of soon, as it is when it happens a moment later.
+            while folder not in self._numbers and not self._watch_folder(folder):
                 if folder == "/":
                     w.at = ""
                     self._uncovered.add(w)
