@@ -38,6 +38,7 @@ class Form:
     """How much is measured.
 
     pairs     of a round
+    flow      pairs of a round of the levels: twice what the engine's clients have in flight, so that they are refilled
     slow      pairs of a contender that takes tens of milliseconds for each
     moved     pairs of one call that moves them, at most: each waits for itself
     standing  connections that are there already
@@ -48,6 +49,7 @@ class Form:
 
     rounds: int
     pairs: int
+    flow: int
     slow: int
     moved: int
     shapes: Sequence[str]
@@ -63,21 +65,21 @@ class Form:
 ALL = ("spread", "star", "mesh")
 # how much more patience than usual: for what figures to reach hang on, and for many contenders
 WEIGHTS = {
-    "levels": 20, "peers": 16, "deletes": 7, "lone": 6, "layers": 6, "peers-changes": 6, "clients": 2,
+    "levels": 50, "peers": 40, "deletes": 7, "lone": 6, "layers": 6, "peers-changes": 6, "clients": 2,
 }  # fmt: skip
 SIZES_OF_BATCHES = (1, 8, 64, 512)
 
 FORMS = {
     "smoke": Form(
-        rounds=1, pairs=8, slow=2, moved=1, shapes=ALL[::2], batches=(1, 8), standing=(1, 20), clients=(1, 2),
+        rounds=1, pairs=8, flow=16, slow=2, moved=1, shapes=ALL[::2], batches=(1, 8), standing=(1, 20), clients=(1, 2),
         rates=(40,), seconds=0.5, lone=5, patience=1,
     ),
     "short": Form(
-        rounds=5, pairs=256, slow=4, moved=64, shapes=ALL, batches=SIZES_OF_BATCHES, standing=(1, 100, 1000),
+        rounds=5, pairs=256, flow=1024, slow=4, moved=64, shapes=ALL, batches=SIZES_OF_BATCHES, standing=(1, 100, 1000),
         clients=(1, 8, 64), rates=(100, 400), seconds=4, lone=100, patience=1.5,
     ),
     "full": Form(
-        rounds=9, pairs=512, slow=8, moved=512, shapes=ALL, batches=SIZES_OF_BATCHES,
+        rounds=9, pairs=512, flow=1024, slow=8, moved=512, shapes=ALL, batches=SIZES_OF_BATCHES,
         standing=(1, 100, 1000, 3000, 10_000), clients=(1, 2, 4, 8, 16, 32, 64), rates=(100, 400, 800), seconds=30,
         lone=300, patience=6,
     ),
@@ -300,6 +302,7 @@ def deletes(run: Run) -> None:
 def levels(run: Run) -> None:
     """What does each layer above the kernel cost?"""
     for workload in each(run, two_shapes(run)):
+        workload = replace(workload, count=run.form.flow)
         made = connections_of(workload)
         with contextlib.ExitStack() as stack:
             contenders: list[Contender] = [

@@ -269,7 +269,7 @@ def wander(process: subprocess.Popen[bytes]) -> None:
     ("verb", "boot"), [("create", ANOTHER), ("suspend", ANOTHER), (None, ANOTHER), ("suspend", BOOT), (None, BOOT)]
 )
 def test_what_was_in_a_process_is_not_given_to_another_with_its_number(wired, netns, wanderer, verb, boot):
-    """Being made, being interrupted, or simply up when the power went; or only the engine, when its process ended too."""
+    """Being made, interrupted or simply up when the power went, or when the engine and its process ended."""
     guest = pair("guest", end("blue", "guest"), end(f"pid:{wanderer.pid}", "guest"))
     assert wired.client().connect([guest])[0]["ok"]
     wired.kill()
