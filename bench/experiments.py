@@ -65,7 +65,7 @@ class Form:
 ALL = ("spread", "star", "mesh")
 # how much more patience than usual: for what figures to reach hang on, and for many contenders
 WEIGHTS = {
-    "levels": 50, "peers": 40, "deletes": 7, "lone": 6, "layers": 6, "peers-changes": 6, "clients": 2,
+    "levels": 50, "peers": 40, "deletes": 7, "lone": 24, "layers": 6, "peers-changes": 6, "clients": 2,
 }  # fmt: skip
 SIZES_OF_BATCHES = (1, 8, 64, 512)
 

@@ -34,7 +34,7 @@ class Host:
     instance  goes into the alias `fastnl/<instance>/<id>/<end>` of every interface made
     group     interface group of everything made, over 65535; None: derived from the instance
     visit_itself   a thread that calls it visits the namespaces itself, unless it is the main thread, and comes back: a
-              tenth less for a lone connection.  A process that gives up its capabilities meanwhile is aborted
+              tenth less for a lone connection at best.  A process that gives up its capabilities meanwhile is aborted
 
     Holds no descriptor and no thread between calls.  Its methods may be called from several threads.
     """

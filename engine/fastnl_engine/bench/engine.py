@@ -72,6 +72,8 @@ class Engine:
         """Sends every client's requests, never more than allowed in flight; until the last reply."""
         requests = [list(_requests(step, share, self._together)) for share in self._shares]
         gc.collect()
+        if self._alone:
+            return self._one_by_one(requests[0])
         sockets = [client.socket for client in self._clients]
         poller = zmq.Poller()
         for socket in sockets:
@@ -79,7 +81,6 @@ class Engine:
         waiting = dict(zip(sockets, map(iter, requests), strict=True))
         missing = sum(len(frames) for frames in requests)
         replies: list[bytes] = []
-        moments = [time.perf_counter()]
         clock = Clock(self.count)
         for socket, frames in waiting.items():
             for frame in itertools.islice(frames, self._window):
@@ -91,7 +92,6 @@ class Engine:
             for socket, _ in ready:
                 for reply in _receive_all(socket):
                     replies.append(reply)
-                    moments.append(time.perf_counter())
                     missing -= 1
                     following = next(waiting[socket], None)
                     if following is not None:
@@ -99,7 +99,25 @@ class Engine:
         took = clock.read()
         _check(replies)
         # without processor time: most of the work is the engine's own process's
-        return Time(took.passed, calls=between(moments) if self._alone else ())
+        return Time(took.passed)
+
+    def _one_by_one(self, frames: Sequence[bytes]) -> Time:
+        """Each request when the one before it has its reply: as a client would that has nothing else to wait for."""
+        socket = self._clients[0].socket
+        socket.rcvtimeo = WAIT
+        replies: list[bytes] = []
+        moments = [time.perf_counter()]
+        clock = Clock(self.count)
+        try:
+            for frame in frames:
+                socket.send(frame)
+                replies.append(socket.recv())
+                moments.append(time.perf_counter())
+        except zmq.Again:
+            raise RuntimeError(f"the engine stopped answering:\n{self._engine.log}") from None
+        took = clock.read()
+        _check(replies)
+        return Time(took.passed, calls=between(moments))
 
 
 def _receive_all(socket: zmq.Socket[bytes]) -> Iterator[bytes]:

@@ -397,7 +397,7 @@ cdef void make_stop(Trip *t, Stop *s) noexcept nogil:
 cdef bint go_alone(Trip *t) noexcept nogil:
     """Makes the whole trip on the calling thread, and comes back; False: it cannot be, and nothing was done.
 
-    A thread of its own costs as much as a tenth of a lone connection.  But not everybody may go back: to enter a
+    A thread of its own costs a lone connection up to a tenth.  But not everybody may go back: to enter a
     namespace needs CAP_SYS_ADMIN in the user namespace that owns it, which for one's own is asked beforehand.  And
     /proc/self, which is /proc/net as well, shows every other thread the namespace that the main thread is in.
     """
