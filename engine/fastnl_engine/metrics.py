@@ -38,15 +38,15 @@ class Tally(Collector):
     """
 
     def __init__(self, name: str, what: str, labels: tuple[str, ...]) -> None:
-        self._told = name, what, labels
+        self.name, self.labels = name, labels
+        self._what = what
         self._counts: dict[tuple[str, ...], int] = {} if labels else {(): 0}
 
     def add(self, *labels: str, by: int = 1) -> None:
         self._counts[labels] = self._counts.get(labels, 0) + by
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        name, what, labels = self._told
-        family = CounterMetricFamily(name, what, labels=labels)
+        family = CounterMetricFamily(self.name, self._what, labels=self.labels)
         for values, count in self._counts.copy().items():
             family.add_metric(values, count)
         yield family

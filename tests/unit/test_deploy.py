@@ -22,7 +22,7 @@ import fastnl
 from fastnl_engine.cli.checks_host import NEEDED, WANTED
 from fastnl_engine.config import Config, Fleet, Ligato, load
 from fastnl_engine.main import main
-from fastnl_engine.metrics import Metrics
+from fastnl_engine.metrics import Metrics, Tally
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -42,8 +42,10 @@ ADDED = {"instance", "job", "le", "node"}  # by the one who scrapes, and of ever
 
 def exported() -> dict[str, set[str]]:
     """Name of each series -> its labels."""
-    metrics = [m for m in vars(Metrics()).values() if isinstance(m, MetricWrapperBase)]
-    return {m._name + suffix: set(m._labelnames) for m in metrics for suffix in SUFFIXES[m._type]}
+    attributes = vars(Metrics()).values()
+    metrics = [m for m in attributes if isinstance(m, MetricWrapperBase)]
+    tallies = {f"{m.name}_total": set(m.labels) for m in attributes if isinstance(m, Tally)}
+    return tallies | {m._name + suffix: set(m._labelnames) for m in metrics for suffix in SUFFIXES[m._type]}
 
 
 def alerts() -> list[dict]:

@@ -74,6 +74,8 @@ class Member:
         """It keeps its connections and does nothing, until `go_on`."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+        # its threads go on, and answer, until the one that was chosen to take the signal has had a processor
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
 
     def go_on(self) -> None:
         assert self.process is not None
