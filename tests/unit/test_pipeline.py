@@ -461,6 +461,36 @@ def test_answers_leave_before_anybody_else_is_told():
         assert bench.events[-1][0] == "removed"
 
 
+def test_who_asks_from_within_has_heard_of_the_connection_when_it_is_answered():
+    """A northbound takes what it has not heard of for not there."""
+    with Bench() as bench:
+        heard: list[list[str]] = []
+        connection = Connection("c", "veth", EndSpec("", "a"), EndSpec("", "b"))
+        more = connection, values_of(connection), encode(connection)
+        answer = lambda place, result: heard.append([name for name, _ in bench.events])  # noqa: E731
+        bench.engine.submit(Job("connect", "c", *more, ticket=answer))
+        bench.settle()
+        bench.engine.submit(Job("connect", "c", *more, ticket=answer))  # needs nothing, so nothing is told
+        bench.settle()
+        assert heard == [["up"], ["up"]]
+
+
+def test_the_next_cycle_is_planned_while_the_kernel_is_in_the_first(monkeypatch):
+    """Of one request that is larger than a cycle: nothing else comes that would wake the gateway."""
+    monkeypatch.setattr(engine_module, "CYCLE", 4)
+    with Bench() as bench:
+        bench.kernel.gate.clear()
+        for n in range(12):
+            bench.submit("connect", f"c{n}")
+        bench.engine.turn()
+        deadline = time.monotonic() + LONG
+        while bench.engine.totals["cycles"] < 2 and time.monotonic() < deadline:
+            if select.select([bench.engine.pipeline.wakeup], [], [], LONG)[0]:
+                bench.engine.turn()
+        assert bench.engine.totals["cycles"] == 2
+        assert bench.answers == []
+
+
 def test_what_is_finished_at_a_stop_is_answered_and_told():
     bench = Bench()
     bench.kernel.gate.clear()

@@ -254,6 +254,17 @@ def test_a_sync_goes_on_beside_the_writes_of_another_thread(path, monkeypatch):
     assert [list(load(path)[0]), load(path)[1]] == [["c1"], [intent("c2")]]
 
 
+def test_the_log_of_a_state_file_behind_a_symbolic_link_is_waited_for(path, synced):
+    (path.parent / "disk").mkdir()
+    SqliteStore(path.parent / "disk" / path.name).close()
+    path.symlink_to(path.parent / "disk" / path.name)
+    store = SqliteStore(path)
+    store.intend([intent("c1")])
+    store.sync()
+    store.close()
+    assert len(synced) == 1
+
+
 def test_a_store_that_is_not_durable_waits_for_nothing(path, synced, monkeypatch):
     store = SqliteStore(path, durable=False)
     store.intend([intent()])
