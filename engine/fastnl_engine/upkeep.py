@@ -83,7 +83,7 @@ class Upkeep:
                 self.follow(record, None)  # what it waits for otherwise does not matter any more
             elif record.state == "up" and reference not in ends_of(record):
                 # an underlay has no place of its own to compare with: that it changed is enough
-                self._suspend(record, _why("vxlan.underlay", reference, who))
+                self._suspend(record, astray(record) or _why(ends_of(record), reference, who))
             else:
                 self._check(record, reference, who)
 
@@ -98,7 +98,7 @@ class Upkeep:
             # a process is not followed into another namespace unless it was seen going there
             gone = None if first and is_mortal(reference) else who
             if not _fits(record, reference, who):
-                self._suspend(record, astray(record) or _why(_field_of(ends_of(record), reference), reference, gone))
+                self._suspend(record, astray(record, reference) or _why(ends_of(record), reference, gone))
         elif who is not None and all(self.namespaces.watch(r) not in (None, UNKNOWN) for r in references_of(record)):
             self._retry(record)
 
@@ -117,18 +117,23 @@ def _fits(record: Record, reference: str, who: Identity | None) -> bool:
     return who is not None
 
 
-def _why(field: str, reference: str, who: Identity | None) -> str:
+def _why(ends: tuple[str, ...], reference: str, who: Identity | None) -> str:
+    # an underlay is no end
+    field = f"{'ab'[ends.index(reference)]}.netns" if reference in ends else "vxlan.underlay"
     if who is not None:
         return f"{field}: namespace {reference!r} is another one than before"
     return f"{field}: namespace {reference!r} is gone{FOR_GOOD if is_mortal(reference) else ''}"
 
 
-def astray(record: Record) -> str:
-    """Why a record that is up must not be made again: a number that it goes by may mean another by now.  "": it may."""
+def astray(record: Record, seen: str = "") -> str:
+    """Why a record that is up must not be made again: a number that it goes by may mean another by now.  "": it may.
+
+    seen  a reference of which it is known where it has gone
+    """
     ends = ends_of(record)
     for reference, place in zip(ends, record.places, strict=False):
-        if is_mortal(reference) and look(reference) not in (place.netns, UNKNOWN):
-            return _why(_field_of(ends, reference), reference, None)
+        if reference != seen and is_mortal(reference) and look(reference) not in (place.netns, UNKNOWN):
+            return _why(ends, reference, None)
     return ""
 
 
@@ -136,13 +141,8 @@ def lost_for_good(spec: bytes) -> str:
     """Why a connection cannot be made after a reboot, as one of its references means something else now; "": it can."""
     ends, needed = _references(spec)
     for reference in filter(is_mortal, needed):
-        return _why(_field_of(ends, reference), reference, None)
+        return _why(ends, reference, None)
     return ""
-
-
-def _field_of(ends: tuple[str, ...], reference: str) -> str:
-    # an underlay is no end
-    return f"{'ab'[ends.index(reference)]}.netns" if reference in ends else "vxlan.underlay"
 
 
 def is_mortal(reference: str) -> bool:

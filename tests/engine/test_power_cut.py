@@ -288,6 +288,17 @@ def test_what_was_in_a_process_is_not_given_to_another_with_its_number(wired, ne
     assert "guest" not in interfaces("blue")
 
 
+def test_a_process_that_is_seen_going_into_another_namespace_is_followed(engine, blue, wanderer):
+    guest = pair("guest", end("blue", "guest"), end(f"pid:{wanderer.pid}", "guest"))
+    client = engine.client()
+    assert client.connect([guest])[0]["ok"]
+    before = interfaces("blue")["guest"]["ifindex"]
+    wander(wanderer)
+    assert eventually(lambda: interfaces("blue").get("guest", {}).get("ifindex") not in (None, before), 30)
+    assert eventually(lambda: states(engine) == {"guest": "up"})
+    assert all(v["ok"] for v in client.verify())
+
+
 def test_a_start_after_a_power_cut_that_is_killed_is_taken_up_by_the_next(wired, netns):
     indexes = indexes_of(2)
     wired.kill()
