@@ -104,7 +104,7 @@ class Resume:
         reconcile.give_back(host, [spec for id_, spec in half_done if spec != known.get(id_)])
         for problem in reconcile.take_rules_back(
             host,
-            [spec for _, spec in half_done] + [r.spec for r in records if r.id in self.anew],
+            dict.fromkeys([spec for _, spec in half_done] + [r.spec for r in records if r.id in self.anew]),
             [r.spec for r in records if r.state == "up" and r.id not in self.anew],
         ):
             log.error("policy rule not removed", reason=str(problem))

@@ -406,13 +406,13 @@ cdef bint go_alone(Trip *t) noexcept nogil:
     if gettid() == getpid():
         return False
     home = c_open(b"/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)
+    if home < 0:
+        return False
     for i in range(t.n):
         if t.stops[i].ns_fd == home:
             # of a descriptor that somebody has closed: the visit would be to our own namespace
             c_close(home)
             return False
-    if home < 0:
-        return False
     sigfillset(&every)
     pthread_sigmask(SIG_SETMASK, &every, &before)   # as on a thread of our own: no handler runs in a strange namespace
     if setns(home, CLONE_NEWNET) != 0:
