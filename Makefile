@@ -3,7 +3,7 @@ VENV := .venv/bin
 # tools call each other by name, as cython-lint does pycodestyle
 export PATH := $(CURDIR)/$(VENV):$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help demo nsm-demo fleet-demo fleet-chaos test test-asan test-oldest test-image fuzz bench bench-report flood soak memory lint clean setup stubs
+.PHONY: help demo nsm-demo fleet-demo chaos fleet-chaos test test-asan test-oldest test-image fuzz bench bench-report flood soak memory lint clean setup stubs
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
