@@ -7,6 +7,7 @@ shared_engine   the same, but one process for all tests of a module, which saves
                 connected after a test is disconnected.  ENGINE_ENV of the module goes into its environment
 client, raw     of `engine`
 blue, red       namespaces
+wanderer        a process with a namespace of its own
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from fastnl.testing import Namespaces
+from fastnl.testing import Namespaces, spawn
 from fastnl_engine.client import Client
 from fastnl_engine.testing import PATIENCE, EngineProcess, RawSocket
 
@@ -111,3 +114,36 @@ def blue(netns: Namespaces) -> str:
 @pytest.fixture
 def red(netns: Namespaces) -> str:
     return netns.make("red")
+
+
+class Wanderer:
+    """A process that goes into another new namespace at each `wander`: as two processes of one number."""
+
+    CODE = """
+import ctypes, sys
+libc = ctypes.CDLL(None)
+while True:
+    assert libc.unshare(0x40000000) == 0
+    print(flush=True)
+    sys.stdin.readline()
+"""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self.pid = process.pid
+        self._arrive()
+
+    def wander(self) -> None:
+        self._process.stdin.write(b"\n")
+        self._process.stdin.flush()
+        self._arrive()
+
+    def _arrive(self) -> None:
+        self._process.stdout.readline()
+
+
+@pytest.fixture
+def wanderer() -> Iterator[Wanderer]:
+    with spawn([sys.executable, "-c", Wanderer.CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield Wanderer(process)
+        process.kill()

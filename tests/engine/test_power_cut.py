@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from fastnl.testing import Namespaces, eventually, ip_json, spawn
+from fastnl.testing import Namespaces, eventually, ip_json
 from fastnl_engine.testing import EngineProcess, end, pair
 
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -240,31 +241,6 @@ def test_what_was_being_made_waits_for_a_namespace_that_does_not_come_back_with_
     assert eventually(lambda: is_whole(wired, *range(6)), 30), states(wired)
 
 
-WANDERER = """
-import ctypes, sys
-libc = ctypes.CDLL(None)
-while True:
-    assert libc.unshare(0x40000000) == 0
-    print(flush=True)
-    sys.stdin.readline()
-"""
-
-
-@pytest.fixture
-def wanderer() -> Iterator[subprocess.Popen[bytes]]:
-    """A process with a namespace of its own, and another one after each `wander`: as two processes of one number."""
-    with spawn([sys.executable, "-c", WANDERER], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        process.stdout.readline()
-        yield process
-        process.kill()
-
-
-def wander(process: subprocess.Popen[bytes]) -> None:
-    process.stdin.write(b"\n")
-    process.stdin.flush()
-    process.stdout.readline()
-
-
 @pytest.mark.parametrize(
     ("verb", "boot"), [("create", ANOTHER), ("suspend", ANOTHER), (None, ANOTHER), ("suspend", BOOT), (None, BOOT)]
 )
@@ -279,7 +255,7 @@ def test_what_was_in_a_process_is_not_given_to_another_with_its_number(wired, ne
         elif verb:
             Lost(db).leave("guest", verb)
     cut_power(wired, netns, boot)
-    wander(wanderer)
+    wanderer.wander()
     wired.start().resumed()
     assert eventually(lambda: {s for id_, s in states(wired).items() if id_ != "guest"} == {"up"}, 30), states(wired)
     time.sleep(1.5)  # longer than the first attempts of what has failed
@@ -293,10 +269,23 @@ def test_a_process_that_is_seen_going_into_another_namespace_is_followed(engine,
     client = engine.client()
     assert client.connect([guest])[0]["ok"]
     before = interfaces("blue")["guest"]["ifindex"]
-    wander(wanderer)
+    wanderer.wander()
     assert eventually(lambda: interfaces("blue").get("guest", {}).get("ifindex") not in (None, before), 30)
     assert eventually(lambda: states(engine) == {"guest": "up"})
     assert all(v["ok"] for v in client.verify())
+
+
+@pytest.mark.parametrize(("boot", "known"), [(ANOTHER, {0, 1, 2, 4, 5}), (BOOT, {0, 1, 3, 4, 5})])
+def test_an_export_of_the_state_has_what_a_start_would_take_up(wired, boot, known):
+    indexes = indexes_of(2)
+    wired.kill()
+    with state_of(wired) as db:
+        Lost(db).create("c2", indexes)
+        Lost(db).leave("c3", "remove")
+        db.execute("UPDATE meta SET value = ? WHERE key = 'boot'", (boot,))
+    command = [str(Path(sys.executable).with_name("fastnl")), "export", "--state-dir", str(wired.state)]
+    said = json.loads(subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=True).stdout)
+    assert [c["id"] for c in said["connections"]] == sorted(f"c{n}" for n in known)
 
 
 def test_a_start_after_a_power_cut_that_is_killed_is_taken_up_by_the_next(wired, netns):
