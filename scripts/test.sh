@@ -2,7 +2,6 @@
 # The whole suite in four processes at a time: much of it waits for others, and each has namespaces of its own.
 # With arguments: pytest with these, in one process.
 set -uo pipefail
-set -m  # otherwise what runs in the background ignores SIGINT, and so do the programs under test
 cd "$(dirname "$0")/.." || exit
 pytest=(.venv/bin/python -m pytest)
 [ $# -gt 0 ] && exec "${pytest[@]}" "$@"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +28,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # a slow machine is no failure, so there are no deadlines
     hypothesis.settings.register_profile("fastnl", deadline=None, max_examples=200, print_blob=True)
     hypothesis.settings.load_profile("fastnl")
+    # who waits for an engine asks it again and again, each time as another client: more than a login shell allows
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    # what a script starts in the background ignores it, and so would the programs under test
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if ROOT:
         isolate()
 
