@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fastnl import found, rules, settings, sweep
@@ -155,14 +155,12 @@ def _open(host: Host, handles: Handles, items: list[_Item], ids: set[str]) -> No
     """Opens the namespaces, finds lower devices, and turns away what excludes something else in the batch."""
     names: dict[tuple[int, str], str] = {}
     lower: list[_Item] = []
-    handles.open_all(end.netns for item in items for end in item.connection.ends)
+    handles.open_all(reference for item in items for reference in _needed(item.connection))
     for item in items:
         connection = item.connection
         try:
             item.fds = tuple(open_end(handles, e, "ab"[n]) for n, e in enumerate(connection.ends))
-            # a pair may be sent from anywhere; a VXLAN's tunnel stays where its message was sent from
-            underlay = connection.underlay if isinstance(connection, Vxlan) else ""
-            item.sender = open_named(handles, underlay, "vxlan.underlay")
+            item.sender = open_named(handles, _sender(connection), "vxlan.underlay")
             if isinstance(connection, Vxlan) and connection.dev is not None:
                 lower.append(item)
             _claim(item, names, ids)
@@ -170,6 +168,17 @@ def _open(host: Host, handles: Handles, items: list[_Item], ids: set[str]) -> No
             item.error = e
     if lower:
         _find_lower(host, lower)
+
+
+def _sender(connection: Connection) -> str:
+    """Where the create is sent from: a VXLAN's tunnel stays there, and a pair may be sent from anywhere."""
+    return connection.underlay if isinstance(connection, Vxlan) else ""
+
+
+def _needed(connection: Connection) -> Iterator[str]:
+    """The namespaces that a create goes to."""
+    yield from (end.netns for end in connection.ends)
+    yield _sender(connection)
 
 
 def _claim(item: _Item, names: dict[tuple[int, str], str], ids: set[str]) -> None:
@@ -490,7 +499,7 @@ def _check_still_there(handles: Handles, items: list[_Item]) -> None:
             if item.error is None and end.netns in lost:
                 field = f"{'ab'[n]}.netns"
                 item.error = NetnsGone(f"{field}: namespace {end.netns!r} went away meanwhile", field=field)
-        underlay = item.connection.underlay if isinstance(item.connection, Vxlan) else ""
+        underlay = _sender(item.connection)  # of a pair it is our own, which does not go
         if item.error is None and underlay in lost:
             field = "vxlan.underlay"
             item.error = NetnsGone(f"{field}: namespace {underlay!r} went away meanwhile", field=field)

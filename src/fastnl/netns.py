@@ -348,7 +348,7 @@ class Handles:
         """Opens what will be asked for, all together; of what cannot be opened `open` tells why."""
         paths: dict[str, str] = {}
         anything: dict[str, str] = {}  # in any folder
-        for reference in references:
+        for reference in dict.fromkeys(references):
             if reference in self._fds:
                 continue
             try:
@@ -366,6 +366,7 @@ class Handles:
                     fd, inode, id_ = opened
                     self._take(reference, fd, Identity(inode, id_))
             self._files |= some
+        self._files.pop("", None)  # one's own cannot go away
 
     def _take(self, reference: str, fd: int, who: Identity) -> int:
         known = self._fds[reference] = self._known.setdefault(who, fd)
