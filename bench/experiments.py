@@ -42,6 +42,7 @@ class Form:
     slow      pairs of a contender that takes tens of milliseconds for each
     moved     pairs of one call that moves them, at most: each waits for itself
     standing  connections that are there already
+    compared  shapes in which the levels and the peers are measured, which takes most of the time
     rates     arrivals a second
     lone      connections made one after the other
     patience  seconds for the rounds of one comparison: after them no other round begins
@@ -53,6 +54,7 @@ class Form:
     slow: int
     moved: int
     shapes: Sequence[str]
+    compared: Sequence[str]
     batches: Sequence[int]
     standing: Sequence[int]
     clients: Sequence[int]
@@ -71,15 +73,15 @@ SIZES_OF_BATCHES = (1, 8, 64, 512)
 
 FORMS = {
     "smoke": Form(
-        rounds=1, pairs=8, flow=16, slow=2, moved=1, shapes=ALL[::2], batches=(1, 8), standing=(1, 20), clients=(1, 2),
-        rates=(40,), seconds=0.5, lone=5, patience=1,
+        rounds=1, pairs=8, flow=16, slow=2, moved=1, shapes=ALL[::2], compared=ALL[:1], batches=(1, 8),
+        standing=(1, 20), clients=(1, 2), rates=(40,), seconds=0.5, lone=5, patience=1,
     ),
     "short": Form(
-        rounds=5, pairs=256, flow=1024, slow=4, moved=64, shapes=ALL, batches=SIZES_OF_BATCHES, standing=(1, 100, 1000),
-        clients=(1, 8, 64), rates=(100, 400), seconds=4, lone=100, patience=1.5,
+        rounds=5, pairs=256, flow=1024, slow=4, moved=64, shapes=ALL, compared=ALL[:2], batches=SIZES_OF_BATCHES,
+        standing=(1, 100, 1000), clients=(1, 8, 64), rates=(100, 400), seconds=4, lone=100, patience=1.5,
     ),
     "full": Form(
-        rounds=9, pairs=512, flow=1024, slow=8, moved=512, shapes=ALL, batches=SIZES_OF_BATCHES,
+        rounds=9, pairs=512, flow=1024, slow=8, moved=512, shapes=ALL, compared=ALL, batches=SIZES_OF_BATCHES,
         standing=(1, 100, 1000, 3000, 10_000), clients=(1, 2, 4, 8, 16, 32, 64), rates=(100, 400, 800), seconds=30,
         lone=300, patience=6,
     ),
@@ -142,10 +144,6 @@ def abridged(run: Run, values: Sequence[T]) -> Iterator[tuple[Workload, T]]:
     for workload in each(run):
         for value in values if workload.shape == run.form.shapes[0] else values[-1:]:
             yield workload, value
-
-
-def two_shapes(run: Run) -> Sequence[str]:
-    return [shape for shape in run.form.shapes if shape != "mesh"]
 
 
 # -- what a message costs ----------------------------------------------------------------------------
@@ -301,7 +299,7 @@ def deletes(run: Run) -> None:
 
 def levels(run: Run) -> None:
     """What does each layer above the kernel cost?"""
-    for workload in each(run, two_shapes(run)):
+    for workload in each(run, run.form.compared):
         workload = replace(workload, count=run.form.flow)
         made = connections_of(workload)
         with contextlib.ExitStack() as stack:
@@ -412,7 +410,7 @@ def arrivals(run: Run) -> None:
 
 def peers(run: Run) -> None:
     """What do the programs cost that people use instead?"""
-    for workload in each(run, two_shapes(run)):
+    for workload in each(run, run.form.compared):
         made = connections_of(workload)
         with contextlib.ExitStack() as stack:
             contenders: list[Contender] = [Floor(made, run.place()), Floor(made, run.place(), kept=True)]
