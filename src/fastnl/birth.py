@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from fastnl import found, rules, settings, sweep
@@ -155,7 +156,8 @@ def _open(host: Host, handles: Handles, items: list[_Item], ids: set[str]) -> No
     """Opens the namespaces, finds lower devices, and turns away what excludes something else in the batch."""
     names: dict[tuple[int, str], str] = {}
     lower: list[_Item] = []
-    handles.open_all(reference for item in items for reference in _needed(item.connection))
+    ends = (end.netns for item in items for end in item.connection.ends)
+    handles.open_all(chain(ends, (_sender(item.connection) for item in items)))
     for item in items:
         connection = item.connection
         try:
@@ -173,12 +175,6 @@ def _open(host: Host, handles: Handles, items: list[_Item], ids: set[str]) -> No
 def _sender(connection: Connection) -> str:
     """Where the create is sent from: a VXLAN's tunnel stays there, and a pair may be sent from anywhere."""
     return connection.underlay if isinstance(connection, Vxlan) else ""
-
-
-def _needed(connection: Connection) -> Iterator[str]:
-    """The namespaces that a create goes to."""
-    yield from (end.netns for end in connection.ends)
-    yield _sender(connection)
 
 
 def _claim(item: _Item, names: dict[tuple[int, str], str], ids: set[str]) -> None:
