@@ -264,9 +264,10 @@ def test_registration_and_again_when_the_manager_was_away(make_forwarder, tmp_pa
     path = f"{tmp_path}/registrar.sock"
     forwarder = make_forwarder(env={"FORWARDER_REGISTRAR_SOCKET": path}).start()
     with Manager(f"unix:{path}") as manager:
-        assert eventually(lambda: manager.registered == [forwarder.target.removeprefix("unix:")], LONG)
+        assert eventually(lambda: manager.followed, LONG)
+        assert manager.registered == [forwarder.target.removeprefix("unix:")]
     with Manager(f"unix:{path}") as manager:
-        assert eventually(lambda: manager.registered, LONG)
+        assert eventually(lambda: manager.registered, LONG), forwarder.log
         assert forwarder.stop() == 0
         assert manager.unregistered == ["kernel-forwarder"]
 

@@ -74,6 +74,8 @@ class Manager(
 
     endpoint  answers as the endpoint with this mechanism and `context`
     remote    or passes requests on to the forwarder of another host, and offers it a tunnel
+    followed  how many forwarders have begun to follow whether it lives: a server of gRPC for Python that stops right
+              before that may leave them a connection which nobody serves and nobody closes
     """
 
     def __init__(self, address: str, name: str = "manager") -> None:
@@ -84,6 +86,7 @@ class Manager(
         self.remote: Forwarder | None = None
         self.refusal: tuple[grpc.StatusCode, str] | None = None
         self.registered: list[str] = []
+        self.followed = 0
         self.unregistered: list[str] = []
         self.endpoints: list[registry_pb2.NetworkServiceEndpoint] = []
         self.asked: list[Connection] = []
@@ -127,6 +130,7 @@ class Manager(
         return forwarderregistrar_pb2.ForwarderRegistrationReply(registered=True)
 
     def RequestLiveness(self, requests: Iterator[Empty], context: Any) -> Iterator[Empty]:
+        self.followed += 1
         while context.is_active():
             yield Empty()
             time.sleep(0.1)
