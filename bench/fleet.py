@@ -24,7 +24,6 @@ import json
 import logging
 import os
 import random
-import resource
 import tempfile
 import time
 import urllib.request
@@ -39,6 +38,7 @@ import structlog
 from bench.fleet_hosts import CROWD, Simulation, connection
 from bench.fleet_records import load
 from bench.load import MIB, Use, percentile
+from fastnl.testing import allow_many_files
 from fastnl_engine.bench import machine
 from fastnl_engine.kv.testing import Etcd
 
@@ -317,8 +317,7 @@ def main(
     hosts: int, connections: int, seconds: float, folder: str | None = None, flying: int = FLYING, live: int = 0
 ) -> list[tuple[str, Any]]:
     """live: so many hosts are, and the connections are loaded; 0: nothing is.  Gives what was measured."""
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    allow_many_files()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     print(f"SIMULATION of {hosts} hosts: real etcd, no kernel: engines that say `up` at once")
     for fact, value in machine.facts().items():

@@ -15,7 +15,6 @@ import argparse
 import fcntl
 import multiprocessing
 import os
-import resource
 import signal
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from bench import peers, replay, tables
 from bench.experiments import EXPERIMENTS, FORMS, Run
 from bench.targets import targets
-from fastnl.testing import isolate
+from fastnl.testing import allow_many_files, isolate
 from fastnl_engine.bench import machine
 from fastnl_engine.bench.results import Results
 
@@ -89,8 +88,7 @@ def _one(name: str, form: str, folder: Path, found: list[peers.Peer]) -> None:
     """One experiment; its results are left in the folder."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     isolate()
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_many_files()
     console = _console()
     results = Results(name, machine.facts())
     columns = TextColumn("{task.description}"), TimeElapsedColumn()

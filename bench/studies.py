@@ -29,7 +29,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import resource
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +42,7 @@ from bench.experiments import Variant, addresses_left
 from bench.tables import sheet
 from fastnl import birth, sweep
 from fastnl._nl import Tour
-from fastnl.testing import isolate
+from fastnl.testing import allow_many_files, isolate
 from fastnl_engine.bench import machine, workloads
 from fastnl_engine.bench.contenders import Library
 from fastnl_engine.bench.results import Results
@@ -91,8 +90,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=lambda text: [int(n) for n in text.split(",")], default=None)
     options = parser.parse_args()
     isolate()
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_many_files()
     results = Results("", machine.facts())
     others = machine.Others()
     console = Console(width=max(120, Console().width))

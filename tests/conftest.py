@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from fastnl import Host
-from fastnl.testing import Census, Namespaces, ip_json, isolate
+from fastnl.testing import Census, Namespaces, allow_many_files, ip_json, isolate
 
 pytest_plugins = ("tests.fixtures.docker", "tests.fixtures.etcd")
 
@@ -29,8 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile("fastnl", deadline=None, max_examples=200, print_blob=True)
     hypothesis.settings.load_profile("fastnl")
     # who waits for an engine asks it again and again, each time as another client: more than a login shell allows
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    allow_many_files()
     # what a script starts in the background ignores it, and so would the programs under test
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if ROOT:

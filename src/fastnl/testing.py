@@ -20,6 +20,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import signal
 import socket
 import struct
@@ -32,7 +33,7 @@ from typing import Any
 
 from fastnl import netns as _netns
 
-__all__ = ["Census", "Namespaces", "eventually", "ip_json", "isolate", "nsenter", "ping", "spawn"]
+__all__ = ["Census", "Namespaces", "allow_many_files", "eventually", "ip_json", "isolate", "nsenter", "ping", "spawn"]
 
 _CLONE_NEWNS = 0x00020000  # include/uapi/linux/sched.h
 _CLONE_NEWNET = 0x40000000
@@ -90,6 +91,12 @@ def _set_up(ifname: str) -> None:
         request = fcntl.ioctl(s, _SIOCGIFFLAGS, struct.pack("16sH14x", ifname.encode(), 0))
         (flags,) = struct.unpack_from("H", request, 16)
         fcntl.ioctl(s, _SIOCSIFFLAGS, struct.pack("16sH14x", ifname.encode(), flags | _IFF_UP))
+
+
+def allow_many_files() -> None:
+    """Raises this process's limit of open files as far as it may: a login shell's is too low for crowds of clients."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class Namespaces:

@@ -263,7 +263,7 @@ def test_clients_beyond_the_limit_of_open_files_are_turned_away_and_the_engine_l
     client = engine.client()
     client.info()
     with contextlib.ExitStack() as crowd:
-        for _ in range(800):
+        for _ in range(1500):
             one = crowd.enter_context(socket.socket(socket.AF_UNIX))
             # waits while the queue of the listener is full: a try that fails would be no client, and no crowd
             one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 30, 0))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import resource
 import shutil
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-from fastnl.testing import isolate
+from fastnl.testing import allow_many_files, isolate
 from fastnl_engine.bench import machine
 from fastnl_engine.bench.contenders import Contender, Library
 from fastnl_engine.bench.engine import Engine
@@ -39,8 +38,7 @@ def quick(
     Raises PermissionError where that is not allowed, and RuntimeError when this process has more than one thread.
     """
     isolate()
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_many_files()
     facts, others = machine.facts(), machine.Others()
     results = Results("fastnl bench", facts, _missing())
     for shape in shapes:
