@@ -4,7 +4,10 @@ When accept() on an ipc socket finds no descriptor left, libzmq ends the process
 not come to that; and the engine needs some itself, for the namespaces of a batch.  Clients that are connected notice
 nothing, and the ZeroMQ of those that were turned away tries again by itself.
 
-A thread of its own listens to what ZeroMQ says about new connections, as there may be thousands in a second.
+A thread of its own hears from ZeroMQ of each new connection, as there may be thousands in a second.  It may be late, on
+a busy machine or while another thread has the interpreter's lock, and accept() does not wait for it.  But what it is
+told goes through a queue, and when that is full ZeroMQ's thread waits.  So there is a bound to how many connections
+nobody has looked at, and room is kept for as many.
 """
 
 from __future__ import annotations
@@ -22,7 +25,11 @@ from zmq.utils.monitor import parse_monitor_message
 
 log = structlog.get_logger()
 
-SPARE = 1024  # descriptors that clients do not get, or half of all if that is less
+# connections of one socket that nobody has looked at: as the queue holds, 1,000 at ZeroMQ's end and 1 at ours, and one
+AHEAD = 1002
+# descriptors that clients do not get, or half of all if that is less; there is a socket for jobs and one for events
+SPARE = 1024 + 2 * AHEAD
+ENOUGH = 8192  # so that half is more
 BACKLOG = 64  # connections that the kernel keeps until they are accepted; those beyond try again
 QUIET = 10.0  # seconds between lines of the log
 
@@ -38,18 +45,25 @@ class Listeners:
 
     def add(self, socket: zmq.Socket[bytes]) -> None:
         """Looks after a socket that is about to be bound."""
-        # so many can come before the first of them is turned away
         socket.setsockopt(zmq.BACKLOG, BACKLOG)
         self._sockets.append(socket)
-        self._monitors.append(socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_MONITOR_STOPPED))
+        where = f"inproc://listeners.{len(self._monitors)}"
+        socket.monitor(where, zmq.EVENT_ACCEPTED | zmq.EVENT_MONITOR_STOPPED)
+        monitor = socket.context.socket(zmq.PAIR)
+        monitor.setsockopt(zmq.RCVHWM, 1)  # it adds to the other end's
+        monitor.connect(where)
+        self._monitors.append(monitor)
 
     def start(self) -> None:
+        if self._most < ENOUGH:
+            reason = f"of {self._most} open files a crowd of clients could take all, which ends the engine"
+            log.warning("few open files", reason=reason, advice=f"allow {ENOUGH} or more (LimitNOFILE=, ulimit -Hn)")
         self._thread.start()
 
     def close(self) -> None:
         """Before the sockets are closed."""
         for watched in self._sockets:
-            watched.disable_monitor()
+            watched.monitor(None, 0)
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -77,7 +91,8 @@ class Listeners:
         return fd
 
     def _turn_away(self, fd: int) -> None:
-        # ZeroMQ closes it when it sees the end.  Should it be something else by now: no socket cannot be shut down
+        # ZeroMQ closes it when it sees the end.  Should the number be another one's by now: what is no socket cannot be
+        # shut down, and every connection of the engine is made again when it ends
         with contextlib.suppress(OSError):
             connection = socket.socket(fileno=fd)
             try:

@@ -14,6 +14,7 @@ import pytest
 import zmq
 
 from fastnl.testing import eventually, ip_json
+from fastnl_engine.listeners import AHEAD, ENOUGH, SPARE, Listeners
 from fastnl_engine.testing import PATIENCE, EngineProcess, RawSocket, end, pair
 
 FRAME = 16 << 20
@@ -257,25 +258,64 @@ def test_a_slow_reader_gets_every_reply(engine, netns):
     assert got == list(range(asked))
 
 
+def crowd_of(most: int, path: str, stack: contextlib.ExitStack, *, patience: int) -> list[socket.socket]:
+    """Clients that connect and say nothing, until so many are there or the next one has waited `patience` seconds.
+
+    Each waits while the queue of the listener is full: a try that fails would be no client, and no crowd.
+    """
+    crowd: list[socket.socket] = []
+    while len(crowd) < most:
+        one = stack.enter_context(socket.socket(socket.AF_UNIX))
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", patience, 0))
+        try:
+            one.connect(path)
+        except BlockingIOError:
+            break
+        crowd.append(one)
+    return crowd
+
+
 def test_clients_beyond_the_limit_of_open_files_are_turned_away_and_the_engine_lives(make_engine, netns):
     # libzmq ends a process that has no descriptor for a new client
-    engine = make_engine(instance="crowd", prefix=["prlimit", "--nofile=640:640"]).start()
+    most = 2 * SPARE
+    engine = make_engine(instance="crowd", prefix=["prlimit", f"--nofile={most}:{most}"]).start()
     client = engine.client()
     client.info()
-    with contextlib.ExitStack() as crowd:
-        for _ in range(1500):
-            one = crowd.enter_context(socket.socket(socket.AF_UNIX))
-            # waits while the queue of the listener is full: a try that fails would be no client, and no crowd
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 30, 0))
-            one.connect(engine.endpoint.removeprefix("ipc://"))
+    with contextlib.ExitStack() as stack:
+        crowd = crowd_of(most + 1000, engine.endpoint.removeprefix("ipc://"), stack, patience=PATIENCE)
+        assert len(crowd) == most + 1000
         # who was there before is served all the same
         hub = netns.make("hub")
         assert all(r["ok"] for r in client.connect(jobs(hub, range(3))))
         assert eventually(lambda: "client turned away" in engine.log)
-        assert len(os.listdir(f"/proc/{engine.pid}/fd")) < 500
+        assert len(os.listdir(f"/proc/{engine.pid}/fd")) < most - 1000
         assert engine.running
     # and when they are gone there is room again
     assert engine.client().info()["connections"] == {"up": 3}
+
+
+def test_no_more_clients_are_accepted_than_there_is_room_for_while_nobody_looks_at_them(tmp_path):
+    """However late the thread that turns them away, as on a machine that has other things to do."""
+    with contextlib.ExitStack() as stack:
+        context = stack.enter_context(zmq.Context())
+        router = stack.enter_context(context.socket(zmq.ROUTER))
+        listeners = Listeners()
+        listeners.add(router)
+        router.bind(f"ipc://{tmp_path}/e")
+        before = len(os.listdir("/proc/self/fd"))
+        crowd = crowd_of(2 * AHEAD, f"{tmp_path}/e", stack, patience=3)
+        assert len(crowd) < 2 * AHEAD  # the last one waits
+        accepted = len(os.listdir("/proc/self/fd")) - before - (len(crowd) + 1)
+        assert 0 < accepted <= AHEAD
+        # and when it looks at them, everybody gets on
+        listeners.start()
+        assert len(crowd_of(AHEAD, f"{tmp_path}/e", stack, patience=PATIENCE)) == AHEAD
+        listeners.close()
+
+
+def test_an_engine_that_may_open_few_files_says_what_that_means(make_engine):
+    engine = make_engine(instance="few", prefix=["prlimit", "--nofile=1024:1024"]).start()
+    assert f"allow {ENOUGH} or more" in engine.log
 
 
 def test_a_subscription_that_is_too_long_is_cut_off_and_others_are_told(engine, client, netns):

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fastnl_engine.cli.machine import Check, Machine, Status, size
+from fastnl_engine.listeners import ENOUGH
 
 RUN_NETNS = "/run/netns"
 DESCRIPTORS = 640  # two namespaces for each of 256 connections of a batch, threads' sockets, and the engine's own
-COMFORTABLE = 4096
 ROOM = 64 << 20  # bytes of disk
 LONGEST_PATH = 107  # bytes, sun_path of include/uapi/linux/un.h
 NETWORKED = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "fuse.sshfs")
@@ -98,14 +98,15 @@ def privileges(machine: Machine) -> Iterator[Check]:
 def descriptors(machine: Machine) -> Iterator[Check]:
     most = machine.limit("Max open files")
     if most is None:
-        yield Check("open_files", "warn", "the limit of open files is not told", "it should be 4096 or more")
+        yield Check("open_files", "warn", "the limit of open files is not told", f"it should be {ENOUGH} or more")
         return
     found = f"{'any number' if most == float('inf') else int(most)} ({machine.whose})"
     advice = "`ulimit -n 65536` before the start, or LimitNOFILE=65536 in the unit"
     if most < DESCRIPTORS:
         yield Check("open_files", "fail", f"{found}: a batch needs up to {DESCRIPTORS}", advice)
-    elif most < COMFORTABLE:
-        yield Check("open_files", "warn", f"{found}: enough for a batch, but each client needs one too", advice)
+    elif most < ENOUGH:
+        few = f"{found}: enough for a batch, but many clients at a time could take all of them and end the engine"
+        yield Check("open_files", "warn", few, advice)
     else:
         yield Check("open_files", "ok", found)
 
