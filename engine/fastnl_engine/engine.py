@@ -92,7 +92,7 @@ class Engine:
         self._chores = 0
         self._on_resumed: Callable[[], None] = lambda: None
         self._finished: deque[Cycle] = deque()
-        self._booked: deque[tuple[Action, Record | None, Record | None]] = deque()  # and answered: was, is
+        self._booked: list[tuple[Action, Record | None, Record | None]] = []  # and answered: was, is
         self._owed: deque[tuple[Callable[[int, dict[str, Any]], None], int, dict[str, Any]]] = deque()
         self._soon: deque[Callable[[], None]] = deque()  # from other threads
         self._called = False
@@ -382,14 +382,20 @@ class Engine:
         """
         if not self._finished:
             return
+        booked, self._booked = self._booked, []
+        # who reads that a connection waits may make its namespace next, and that it appeared is to be told
+        for action, old, new in booked:
+            if _waits(new):
+                self._note(action, old, new)
         self.send_answers()
         while self._finished:
             cycle = self._finished.popleft()
             for stage, seconds in cycle.stages.items():
                 self.metrics.stage.labels(stage).observe(seconds)
             self.metrics.cycle.observe(len(cycle.actions))
-        while self._booked:
-            self._note(*self._booked.popleft())
+        for action, old, new in booked:
+            if not _waits(new):
+                self._note(action, old, new)
         while self._owed:
             ticket, place, result = self._owed.popleft()
             ticket(place, result)
@@ -408,7 +414,7 @@ class Engine:
         if new is not None and new.state == "failed" and new.places and isinstance(error, NETNS_ERRORS):
             # no mending brings the namespace of old back: what is left goes, and all of it is made again
             self.suspend(new, error.message)
-        waits = new is not None and new.state == "pending"
+        waits = _waits(new)
         failed = error is not None and not waits
         result = "pending" if waits else error.code if error is not None else "ok"
         self.metrics.items.add(action.verb, result)
@@ -510,3 +516,7 @@ class Engine:
         self._follow_up()
         self.pipeline.close()
         self.upkeep.namespaces.close()
+
+
+def _waits(record: Record | None) -> bool:
+    return record is not None and record.state == "pending"

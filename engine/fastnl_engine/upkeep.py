@@ -56,10 +56,13 @@ class Upkeep:
         for reference in after:
             assert new is not None
             # it may have come or gone while the connection was being made
-            who = self.namespaces.watch(reference)
+            known = reference in self.namespaces
+            seen = who = self.namespaces.watch(reference)
             fits = _fits(new, reference, who)
             if not fits:
                 who = self.namespaces.refresh(reference)
+                if not known and who == seen != UNKNOWN:
+                    self._tell("gone" if who is None else "changed", reference, who)
             self._records.setdefault(reference, {})[new.id] = new
             if new.state != "failed" and not (fits and new.state == "up"):
                 self._check(new, reference, who, first=True)

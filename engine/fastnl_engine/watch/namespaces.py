@@ -94,6 +94,10 @@ class Namespaces:
     def fileno(self) -> int:
         return self._epoll.fileno()
 
+    def __contains__(self, reference: str) -> bool:
+        """Whether a reference is watched."""
+        return reference in self._watches
+
     @property
     def count(self) -> int:
         """How many references are watched."""
