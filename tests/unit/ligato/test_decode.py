@@ -228,6 +228,7 @@ def test_wrong(layout: str, fields: dict[str, Any], field: str, problem: str) ->
         (b"\n\n  [1]", "must be a JSON object", 3, 3),
         (b'"text"', "must be a JSON object", 1, 1),
         (b'{"name":\n"\xff"}', "is not UTF-8", 2, 2),
+        ('{"näme":"'.encode() + b'\xff"}', "is not UTF-8", 1, 10),
         (b"{" + b'"a":{' * 100_000, "", 0, 0),
         (b'{"mtu":' + b"1" * 5000 + b"}", "thousands of digits", 0, 0),
         (b'{"mtu": NaN}', "must be a whole number", 1, 9),

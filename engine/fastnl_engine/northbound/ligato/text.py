@@ -51,7 +51,8 @@ def parse_object(value: bytes) -> tuple[str, dict[str, Any]]:
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError as e:
-        raise DecodeError("", "is not UTF-8", *line_column(value[: e.start].decode(), e.start)) from None
+        before = value[: e.start].decode()
+        raise DecodeError("", "is not UTF-8", *line_column(before, len(before))) from None
     try:
         obj = json.loads(text)
     except json.JSONDecodeError as e:
