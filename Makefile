@@ -38,8 +38,9 @@ chaos: setup  ## kills the engine ROUNDS times (200) under load and checks every
 fleet-chaos: setup  ## kills engines and etcd of a fleet of three hosts under load, ROUNDS times (100)
 	FASTNL_CHAOS_ROUNDS=$(or $(ROUNDS),100) $(VENV)/python -m pytest tests/fleet/test_chaos.py -s $(ARGS)
 
-fuzz: setup  ## mutates requests and state files, SECONDS (60) for each target
+fuzz: setup  ## tries what nobody has tried on everything that reads, SECONDS (60) for each target
 	FASTNL_FUZZ_SECONDS=$(or $(SECONDS),60) $(VENV)/python -m pytest tests/fuzz --timeout=0 $(ARGS)
+	FASTNL_FUZZ_SECONDS=$(or $(SECONDS),60) $(VENV)/python -m pytest tests/unit tests/kv -m hypothesis --timeout=0 $(ARGS)
 
 stubs:  ## the Python modules beside each .proto file, after a change of one
 	scripts/generate-stubs.sh

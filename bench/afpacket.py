@@ -155,7 +155,7 @@ def main(seconds: float = 5) -> None:
         ("bridge of the kernel's", bridge),
     ):
         with ends(), joint() as pid:
-            assert ping("a", "10.0.0.2", wait=30)
+            assert ping("a", "10.0.0.2")
             out = {
                 "round_trip": round_trips(),
                 "frames_of_60_bytes": flood(SMALL, seconds, pid),

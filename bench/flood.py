@@ -20,9 +20,9 @@ import msgpack
 import zmq
 
 from bench.load import MIB, Use, engine_and_rooms, percentile
-from fastnl.testing import spawn
+from fastnl.testing import PATIENCE, spawn
 from fastnl_engine.client import Client
-from fastnl_engine.testing import PATIENCE, EngineProcess, RawSocket, end, pair
+from fastnl_engine.testing import EngineProcess, RawSocket, end, pair
 
 ROOMS = 16
 ITEMS = 10  # of one request

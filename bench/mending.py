@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fastnl.testing import Namespaces, ip_json, isolate
+from fastnl.testing import PATIENCE, Namespaces, ip_json, isolate
 from fastnl_engine.bench.results import distribution
-from fastnl_engine.testing import PATIENCE, EngineProcess, end, pair
+from fastnl_engine.testing import EngineProcess, end, pair
 
 OTHERS = 200
 

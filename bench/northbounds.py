@@ -17,13 +17,14 @@ import grpc.aio
 from pyroute2 import IPRoute
 
 from fastnl import Connection, Veth, Vxlan
+from fastnl.testing import PATIENCE
 from fastnl_engine.adapters.nsm.inodes import inode_of
 from fastnl_engine.adapters.nsm.testing import addresses, cross_connect, kernel, vxlan
 from fastnl_engine.bench.contenders import Clock, Step, Time
 from fastnl_engine.bench.engine import IN_FLIGHT
 from fastnl_engine.kv import open_etcd
 from fastnl_engine.kv.testing import Etcd
-from fastnl_engine.testing import PATIENCE, EngineProcess
+from fastnl_engine.testing import EngineProcess
 
 PREFIX = "/vnf-agent/vpp1/linux/config/v1/interface/"
 

@@ -22,8 +22,8 @@ import msgpack
 import zmq
 
 from bench.load import MIB, Use, engine_and_rooms, percentile
-from fastnl.testing import Namespaces, ip_json
-from fastnl_engine.testing import PATIENCE, EngineProcess, RawSocket, end, pair
+from fastnl.testing import PATIENCE, Namespaces, ip_json
+from fastnl_engine.testing import EngineProcess, RawSocket, end, pair
 
 ROOMS = 24
 GUESTS = 4  # of the rooms, those that go and come back

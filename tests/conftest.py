@@ -13,19 +13,23 @@ import pytest
 from pyroute2 import IPRoute
 
 from fastnl import Host
-from fastnl.testing import Census, Namespaces, allow_many_files, ip_json, isolate
+from fastnl.testing import PATIENCE, Census, Namespaces, allow_many_files, ip_json, isolate
 
 pytest_plugins = ("tests.fixtures.docker", "tests.fixtures.etcd")
 
 ROOT = os.geteuid() == 0
-PATIENCE = 5  # seconds that the kernel gets to clean up after a test
 NEEDS_ROOT = ("kernel", "chaos")  # folders whose tests touch the kernel
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "kernel: makes real interfaces, which needs root")
-    # a slow machine is no failure, so there are no deadlines
-    hypothesis.settings.register_profile("fastnl", deadline=None, max_examples=200, print_blob=True)
+    # `make fuzz` looks for what nobody has seen; `make test` judges a change, so it tries the same each time.  A slow
+    # machine is no failure, so there are no deadlines.
+    seconds = os.environ.get("FASTNL_FUZZ_SECONDS")
+    examples = int(100 * float(seconds)) if seconds else 200
+    hypothesis.settings.register_profile(
+        "fastnl", deadline=None, max_examples=examples, derandomize=not seconds, print_blob=True
+    )
     hypothesis.settings.load_profile("fastnl")
     # who waits for an engine asks it again and again, each time as another client: more than a login shell allows
     allow_many_files()

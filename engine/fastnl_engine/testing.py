@@ -23,10 +23,8 @@ from typing import Any
 import msgpack
 import zmq
 
-from fastnl.testing import eventually, spawn
+from fastnl.testing import PATIENCE, eventually, spawn
 from fastnl_engine.client import Client
-
-PATIENCE = 60  # seconds until a process or an answer counts as hung; a slow machine is no failure
 
 
 class EngineProcess:
@@ -112,7 +110,7 @@ class EngineProcess:
 
     def resumed(self) -> EngineProcess:
         """Waits until the latest start has looked at everything that the last run left."""
-        assert eventually(lambda: "event=resumed" in self.log.rpartition("event=serving")[2], PATIENCE), self.log
+        assert eventually(lambda: "event=resumed" in self.log.rpartition("event=serving")[2]), self.log
         return self
 
     def wait(self) -> int:

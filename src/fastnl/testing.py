@@ -33,7 +33,20 @@ from typing import Any
 
 from fastnl import netns as _netns
 
-__all__ = ["Census", "Namespaces", "allow_many_files", "eventually", "ip_json", "isolate", "nsenter", "ping", "spawn"]
+__all__ = [
+    "PATIENCE",
+    "Census",
+    "Namespaces",
+    "allow_many_files",
+    "eventually",
+    "ip_json",
+    "isolate",
+    "nsenter",
+    "ping",
+    "spawn",
+]
+
+PATIENCE = 60  # seconds until something counts as not happening; a slow machine is no failure
 
 _CLONE_NEWNS = 0x00020000  # include/uapi/linux/sched.h
 _CLONE_NEWNET = 0x40000000
@@ -152,7 +165,7 @@ def ip_json(netns: str, *args: str) -> list[dict[str, Any]]:
     return [row for row in rows if row]  # ip leaves empty objects for rows that it filtered out
 
 
-def ping(netns: str, target: str, *, count: int = 1, wait: float = 5, size: int | None = None) -> bool:
+def ping(netns: str, target: str, *, count: int = 1, wait: float = PATIENCE, size: int | None = None) -> bool:
     """Whether `target` answers ICMP echo requests sent from a namespace, tried again for `wait` seconds.
 
     count   requests sent at a time; one answer is enough
@@ -168,7 +181,7 @@ def ping(netns: str, target: str, *, count: int = 1, wait: float = 5, size: int 
     return eventually(lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0, wait)
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 10) -> bool:
+def eventually(condition: Callable[[], Any], seconds: float = PATIENCE) -> bool:
     """Waits for what the kernel does in its own time; false when it did not happen within `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
@@ -217,7 +230,7 @@ class Census:
         now, then = self._everything(), before._everything()
         return [f"new: {line}" for line in sorted(now - then)] + [f"missing: {line}" for line in sorted(then - now)]
 
-    def leaks(self, seconds: float = 5) -> list[str]:
+    def leaks(self, seconds: float = PATIENCE) -> list[str]:
         """What is not as it was at this census, and does not become so within `seconds`; [] if all is.
 
         The kernel removes the interfaces of a namespace that was let go in its own time, and lists a thread

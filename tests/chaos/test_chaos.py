@@ -427,7 +427,7 @@ class Chaos:
         def unsettled() -> list[dict[str, Any]]:
             return [r for r in rows if r["state"] != ("up" if places(r) <= there else "pending")]
 
-        settled = eventually(calm, 60)
+        settled = eventually(calm)
         assert settled, f"namespaces: {sorted(there)}; load {client.info()['load']}: {unsettled()}"
         assert all(r["reason"] for r in rows if r["state"] == "pending"), rows
         self.engine.hang_up()

@@ -82,7 +82,7 @@ def test_no_microservices(docker: Docker, follow: Follow) -> None:
         docker.run("c3", env=["NOT_MICROSERVICE_LABEL=blue"])
         docker.run("c4", env=["MICROSERVICE_LABEL=a\tb"])
         changes.wait("blue", docker.run("last", env=ENV))
-        assert eventually(lambda: any("cannot be printed" in line["event"] for line in logs), PATIENCE)
+        assert eventually(lambda: any("cannot be printed" in line["event"] for line in logs))
     assert [label for label, _ in changes.told] == ["blue"]
     assert [line["container"] for line in logs if line["log_level"] == "warning"] == ["c4"]
 
@@ -133,7 +133,7 @@ def test_restarts_by_itself(docker: Docker, follow: Follow) -> None:
     pid = docker.run("c1", env=ENV, RestartPolicy={"Name": "always"})
     changes.wait("blue", pid)
     os.kill(pid, signal.SIGKILL)
-    assert eventually(lambda: changes.of("blue")[-1] not in (pid, None), PATIENCE)
+    assert eventually(lambda: changes.of("blue")[-1] not in (pid, None))
     changes.wait("blue", docker.pid("c1"))
 
 
@@ -151,7 +151,7 @@ def test_rename(running: Running) -> None:
     docker.post("c1", "rename?name=c9")
     with structlog.testing.capture_logs() as logs:
         changes.wait("blue", docker.run("c2", env=ENV))
-        assert eventually(lambda: logs, PATIENCE)
+        assert eventually(lambda: logs)
     assert logs[0]["others"] == ["c9"]
     docker.remove("c2")
     changes.wait("blue", pid)
@@ -207,7 +207,7 @@ def test_on_change_that_fails(docker: Docker, follow: Follow) -> None:
     changes.when = None  # type: ignore[assignment]  # so that it raises
     with structlog.testing.capture_logs() as logs:
         docker.run("c1", env=ENV)
-        assert eventually(lambda: logs, PATIENCE)
+        assert eventually(lambda: logs)
     assert (logs[0]["log_level"], logs[0]["label"]) == ("error", "blue")
     changes.when = []
     docker.post("c1", "kill")
@@ -313,7 +313,7 @@ def test_stream_lost(docker: Docker, proxy: Proxy, follow: Follow) -> None:
         proxy.mend()
         changes.wait("comes", comes)
         changes.wait("again", docker.pid("again"))
-        assert eventually(lambda: len(logs) == 2, PATIENCE)
+        assert eventually(lambda: len(logs) == 2)
     assert changes.of("stays") == [stays]
     assert [line["event"] for line in logs] == ["docker is away", "docker is followed"]
     # and events come again
@@ -346,7 +346,7 @@ def test_away_at_the_start(make_docker: Callable[..., Docker], follow: Follow) -
         pid = docker.run("c1", env=ENV)
         changes.wait("blue", pid)
         assert changes.microservices.wait_listed(PATIENCE)
-        assert eventually(lambda: len(logs) >= 2, PATIENCE)
+        assert eventually(lambda: len(logs) >= 2)
     assert [line["event"] for line in logs] == ["docker is away", "docker is followed"]
     assert docker.socket in logs[0]["reason"]
 

@@ -128,7 +128,7 @@ def test_a_thousand(daemon: Daemon, follow: Follow) -> None:
         daemon.add(f"c{i}", f"m{i}")
     daemon.delay = 0.002
     changes = follow(daemon.socket, wait=False)
-    assert eventually(lambda: len(daemon.asked) > 50, PATIENCE)
+    assert eventually(lambda: len(daemon.asked) > 50)
     # one that starts meanwhile does not wait for them
     daemon.add("new", "new")
     daemon.tell("new")
@@ -160,11 +160,11 @@ def test_events_that_come_too_fast(daemon: Daemon, follow: Follow) -> None:
         daemon.add("c1", "blue", pid=parent.pid)
         daemon.hang.add("c1")
         daemon.tell("c1")
-        assert eventually(lambda: daemon.asked == ["c1"], PATIENCE)
+        assert eventually(lambda: daemon.asked == ["c1"])
         for _ in range(100):
             daemon.tell("c1")
         daemon.tell("c2")  # has come when all before it have
-        assert eventually(lambda: "c2" in daemon.asked, PATIENCE)
+        assert eventually(lambda: "c2" in daemon.asked)
         # the answer that is under way may be of the time before them, so one more is due, not a hundred
         daemon.hang.clear()
         changes.wait("blue", parent.pid)
@@ -186,7 +186,7 @@ def test_one_container_that_docker_does_not_tell_of(
     with structlog.testing.capture_logs() as logs:
         changes = follow(daemon.socket)
         changes.wait("two", os.getpid())
-        assert eventually(lambda: logs, PATIENCE)
+        assert eventually(lambda: logs)
     assert logs[0]["container"] == "c1"
     assert changes.microservices.pid_of("one") is None
     getattr(daemon, fault).clear()
@@ -208,7 +208,7 @@ def test_another_process_with_the_same_pid(daemon: Daemon, follow: Follow, monke
     changes = follow(daemon.socket)
     ticks[0] = 2
     daemon.tell("c1")
-    assert eventually(lambda: changes.told == [("blue", 7), ("blue", 7)], PATIENCE), changes.told
+    assert eventually(lambda: changes.told == [("blue", 7), ("blue", 7)]), changes.told
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_event_that_makes_no_sense(daemon: Daemon, follow: Follow) -> None:
         daemon.add("c1", "blue")
         daemon.send("[]\n")
         changes.wait("blue", os.getpid())
-        assert eventually(lambda: len(logs) == 3, PATIENCE)
+        assert eventually(lambda: len(logs) == 3)
     assert [line["event"] for line in logs] == ["docker is followed", "docker is away", "docker is followed"]
 
 

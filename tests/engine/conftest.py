@@ -23,9 +23,9 @@ from pathlib import Path
 
 import pytest
 
-from fastnl.testing import Namespaces, spawn
+from fastnl.testing import PATIENCE, Namespaces, spawn
 from fastnl_engine.client import Client
-from fastnl_engine.testing import PATIENCE, EngineProcess, RawSocket
+from fastnl_engine.testing import EngineProcess, RawSocket
 
 HERE = Path(__file__).parent
 

@@ -447,7 +447,7 @@ class InProcess:
         for place, job in enumerate(jobs):
             c = decode_connection(msgpack.packb(job))
             self.engine.submit(Job("connect", c.id, c, values_of(c), encode(c), ticket="t", place=place, **more))
-        assert eventually(self._done, 60)
+        assert eventually(self._done)
         return [self.results[n] for n in range(len(jobs))]
 
     def _done(self) -> bool:
@@ -455,7 +455,7 @@ class InProcess:
         return self.engine.idle
 
     def close(self) -> None:
-        assert eventually(self._done, 60)
+        assert eventually(self._done)
         self.engine.stop()
         self.store.close()
 
@@ -492,7 +492,7 @@ def test_a_namespace_that_disappears_between_check_and_use_is_gone(rooms, in_pro
     assert {r.id for r in in_process.store.load()[0] if r.state == "up"} == {"first", "last"}
     for id_ in ("first", "bad", "last"):
         in_process.engine.submit(Job("disconnect", id_))
-    assert eventually(in_process._done, 60)
+    assert eventually(in_process._done)
     assert Census.take().interfaces == before
 
 

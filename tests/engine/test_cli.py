@@ -19,11 +19,10 @@ import yaml
 import zmq
 
 import fastnl
-from fastnl.testing import Namespaces, eventually, ip_json, ping, spawn
+from fastnl.testing import PATIENCE, Namespaces, eventually, ip_json, ping, spawn
 from fastnl_engine.testing import EngineProcess
 
 FASTNL = str(Path(sys.executable).with_name("fastnl"))
-PATIENCE = 60
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -310,7 +309,7 @@ class Listener:
             self.process = spawn(
                 [FASTNL, "events", *args], env=environ(engine), text=True, stdout=out, stderr=subprocess.PIPE
             )
-        assert eventually(lambda: self.happen() or self.lines, PATIENCE)
+        assert eventually(lambda: self.happen() or self.lines)
 
     def happen(self) -> None:
         """Two events of connection c0: pending and removed."""
@@ -325,7 +324,7 @@ class Listener:
 
     def wait_for(self, text: str) -> str:
         """The first line that holds a text."""
-        assert eventually(lambda: any(text in line for line in self.lines), PATIENCE)
+        assert eventually(lambda: any(text in line for line in self.lines))
         return next(line for line in self.lines if text in line)
 
     def end(self) -> tuple[int, str]:

@@ -23,7 +23,7 @@ from fastnl_engine.cli.checks_connections import SHOWN, one
 from fastnl_engine.cli.doctor import examine
 from fastnl_engine.cli.machine import Check, Machine
 from fastnl_engine.config import Config
-from fastnl_engine.testing import PATIENCE, EngineProcess, end, pair
+from fastnl_engine.testing import EngineProcess, end, pair
 
 FASTNL = str(Path(sys.executable).with_name("fastnl"))
 ROOT = os.geteuid() == 0
@@ -433,7 +433,7 @@ def test_a_name_that_somebody_else_has(make_engine: Callable[..., EngineProcess]
     engine.client().connect([pair("c1", end(blue, "e1"), end(red, "e1"))])
     for command in ("link delete e1", "link add e1 type bridge", "link set e1 alias mine"):
         subprocess.run(["ip", "-n", blue, *command.split()], check=True)
-    assert eventually(lambda: engine.client().info()["connections"] == {"failed": 1}, PATIENCE)
+    assert eventually(lambda: engine.client().info()["connections"] == {"failed": 1})
     found = on(engine, "c1")["connection c1"]
     assert found["status"] == "fail"
     assert re.search(r"^failed for .*: ifname_in_use: .*; failed \d+ times, tried again in \d+ s$", found["found"])
@@ -443,7 +443,7 @@ def test_a_name_that_somebody_else_has(make_engine: Callable[..., EngineProcess]
     assert record["tries"] >= 1
     assert record["since"] < record["retry_at"] < time.time() + 90
     subprocess.run(["ip", "-n", blue, "link", "delete", "e1"], check=True)
-    assert eventually(lambda: engine.client().info()["connections"] == {"up": 1}, PATIENCE)
+    assert eventually(lambda: engine.client().info()["connections"] == {"up": 1})
     assert on(engine, "c1", code=0)["connection c1"]["status"] == "ok"
 
 

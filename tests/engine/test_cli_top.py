@@ -20,12 +20,11 @@ from pathlib import Path
 
 import pytest
 
-from fastnl.testing import eventually, nsenter, spawn
+from fastnl.testing import PATIENCE, eventually, nsenter, spawn
 from fastnl_engine.cli import rates, sampler
 from fastnl_engine.testing import EngineProcess, end, pair
 
 FASTNL = str(Path(sys.executable).with_name("fastnl"))
-PATIENCE = 60
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -11,9 +11,9 @@ import msgpack
 import pytest
 import zmq
 
-from fastnl.testing import ip_json
+from fastnl.testing import PATIENCE, ip_json
 from fastnl_engine.client import AsyncClient, Client, EngineError, NoEngine, subscribe
-from fastnl_engine.testing import PATIENCE, EngineProcess, end, pair
+from fastnl_engine.testing import EngineProcess, end, pair
 
 
 def job(n: int, a: str = "hub", b: str = "", **more: Any) -> dict[str, Any]:

@@ -16,14 +16,13 @@ from typing import Any
 import pytest
 import trustme
 
-from fastnl.testing import Namespaces, eventually, ip_json, ping, spawn
+from fastnl.testing import PATIENCE, Namespaces, eventually, ip_json, ping, spawn
 from fastnl_engine.cli import ctl as commands
 from fastnl_engine.cli import vpp_agent_ctl
 from fastnl_engine.kv.testing import Etcd
 from fastnl_engine.testing import EngineProcess
 
 FASTNL = str(Path(sys.executable).with_name("fastnl"))
-PATIENCE = 60
 AGENT = "/vnf-agent/vpp1/"
 INTERFACES = "linux/config/v1/interface/"
 VETH1 = '{"name": "veth1", "type": 0, "enabled": true, "veth": {"peer_if_name": "veth2"}}'
@@ -357,13 +356,13 @@ def test_from_a_key_to_the_wire(make_engine: Callable[..., EngineProcess], netns
         return {row["name"]: row["state"] for row in json.loads(ctl(env, "status", "--json").stdout)}
 
     ctl(env, "veth")
-    assert eventually(lambda: set(states().values()) == {"PENDING"}, PATIENCE), states()
+    assert eventually(lambda: set(states().values()) == {"PENDING"}), states()
     assert "ns2" in ctl(env, "status", "veth2").stdout
     netns.make("ns2")
-    assert eventually(lambda: states() == {"veth1": "CONFIGURED", "veth2": "CONFIGURED"}, PATIENCE), states()
+    assert eventually(lambda: states() == {"veth1": "CONFIGURED", "veth2": "CONFIGURED"}), states()
     assert ping("ns1", "192.168.22.2")
     ctl(env, "veth-del")
-    assert eventually(lambda: not [link for link in ip_json("ns1", "link") if link["ifname"] == "veth1"], PATIENCE)
+    assert eventually(lambda: not [link for link in ip_json("ns1", "link") if link["ifname"] == "veth1"])
     assert states() == {}
 
 

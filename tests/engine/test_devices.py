@@ -25,7 +25,7 @@ def test_a_device_is_a_connection_as_any_other(engine, client, blue, red):
     again = engine.client()
     assert [r["changed"] for r in again.connect([bridge, port])] == [False, False]
     subprocess.run(["ip", "-n", blue, "link", "del", "br0"], check=True)
-    assert eventually(lambda: all(v["ok"] for v in again.verify()), 30), again.verify()
+    assert eventually(lambda: all(v["ok"] for v in again.verify())), again.verify()
     assert all(r["changed"] for r in again.disconnect(["br", "p"]))
 
 
@@ -36,7 +36,7 @@ def test_an_interface_of_somebody_else_is_waited_for_and_given_back(client, blue
     [waiting] = client.connect([job], wait=True)
     assert waiting["state"] == "pending" and "br0" in waiting["reason"]
     foreign(blue, "br0")
-    assert eventually(lambda: next(client.list())["state"] == "up", 30)
+    assert eventually(lambda: next(client.list())["state"] == "up")
     assert client.verify()[0]["ok"]
     assert client.disconnect(["ext"])[0]["changed"]
     assert "br0" in {row["ifname"] for row in ip_json(blue, "link")}

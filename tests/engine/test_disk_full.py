@@ -106,7 +106,7 @@ def test_nothing_is_acknowledged_that_is_not_stored_and_it_goes_on_when_there_is
     assert {f"c{n[1:]}" for n in names()} <= known | begun
     full.free()
     again = [job(n) for n in range(30_000, 30_010)]
-    assert eventually(lambda: all(r["ok"] for r in client.connect(again)), 30)
+    assert eventually(lambda: all(r["ok"] for r in client.connect(again)))
     assert eventually(lambda: stored(engine)[1] == set())
     assert 'event="state is written again"' in engine.log
     rows = {row["id"]: row["state"] for row in client.list()}
@@ -138,7 +138,7 @@ def test_an_outcome_that_could_not_be_written_is_written_without_anybody_asking(
     assert "nothing was done" in result["error"]["message"]
     assert f"e{n}" in names()
     full.free()
-    assert eventually(lambda: stored(engine)[1] == set() and f"c{n}" in stored(engine)[0], 30)
+    assert eventually(lambda: stored(engine)[1] == set() and f"c{n}" in stored(engine)[0])
     client.disconnect([row["id"] for row in client.list()])
     assert names() == set()
 
@@ -155,7 +155,7 @@ def test_kill_9_on_a_full_disk_leaves_nothing_unknown(disk, netns):
     # on a disk that is still full it starts, or says why not; it never begins with nothing known
     before = len(engine.log)
     engine.launch()
-    assert eventually(lambda: not engine.running or "event=serving" in engine.log[before:], 60)
+    assert eventually(lambda: not engine.running or "event=serving" in engine.log[before:])
     if engine.running:
         engine.kill()
     else:
@@ -191,7 +191,7 @@ def test_what_the_engine_has_to_do_itself_waits_for_room_too(disk, netns):
     def state(id_: str) -> str:
         return next(iter(client.list(ids=[id_])))["state"]
 
-    assert eventually(lambda: state("w1") == "up" and state("g1") == "pending", 30), engine.log
+    assert eventually(lambda: state("w1") == "up" and state("g1") == "pending"), engine.log
     assert "g1" not in names() and "w1" in names()
     client.disconnect([*done, *(row["id"] for row in client.list())])
 

@@ -18,7 +18,7 @@ import msgpack
 import pytest
 
 from fastnl import Host
-from fastnl.testing import Namespaces, eventually, spawn
+from fastnl.testing import PATIENCE, Namespaces, eventually, spawn
 from fastnl_engine import events as published
 from fastnl_engine import follow as following
 from fastnl_engine.client import Client, NoEngine
@@ -27,7 +27,7 @@ from fastnl_engine.follow import OtherEngine, follow
 from fastnl_engine.model import decode_connection, encode, values_of
 from fastnl_engine.planner import Job
 from fastnl_engine.store.sqlite import SqliteStore
-from fastnl_engine.testing import PATIENCE, EngineProcess, end, pair
+from fastnl_engine.testing import EngineProcess, end, pair
 
 FASTNL = str(Path(sys.executable).with_name("fastnl"))
 MANY = 6000  # more than both high-water marks and the socket's buffer take
@@ -247,14 +247,14 @@ def test_a_follower_goes_on_with_the_engine_that_comes_after(
     reader.start()
     try:
         make_events(client, 10)
-        assert eventually(lambda: any(e.get("n") == newest(client) for e in list(got)), PATIENCE)
+        assert eventually(lambda: any(e.get("n") == newest(client) for e in list(got)))
         before = newest(client)
         engine.kill()
-        assert eventually(lambda: got[-1]["event"] == "away", PATIENCE)
+        assert eventually(lambda: got[-1]["event"] == "away")
         engine.start()
         make_events(client, 20)
         now = newest(client)
-        assert eventually(lambda: got[-1].get("n") == now, PATIENCE), got[-3:]
+        assert eventually(lambda: got[-1].get("n") == now), got[-3:]
     finally:
         stop.set()
         client.connect([waiting(1)], wait=True)
@@ -322,14 +322,14 @@ def test_a_follower_that_was_stopped_for_a_while_prints_every_event_once(engine:
         process = spawn([FASTNL, "events", "--follow", "--since", "0", "--json"], stdout=out, env=environ(engine))
     try:
         make_events(client, 20)
-        assert eventually(lambda: path.read_text().count("\n") > 10, PATIENCE)
+        assert eventually(lambda: path.read_text().count("\n") > 10)
         process.send_signal(signal.SIGSTOP)
         make_events(client, MANY)
         process.send_signal(signal.SIGCONT)
-        assert eventually(lambda: path.read_text().count("\n") > 1500, PATIENCE)
+        assert eventually(lambda: path.read_text().count("\n") > 1500)
         make_events(client, 500)
         last = newest(client)
-        assert eventually(lambda: f'"n": {last},' in path.read_text(), PATIENCE)
+        assert eventually(lambda: f'"n": {last},' in path.read_text())
         time.sleep(1.5)  # whatever would come twice
     finally:
         process.kill()

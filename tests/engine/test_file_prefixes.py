@@ -74,7 +74,7 @@ def test_a_link_that_leads_out_later_is_unwired(fenced, folders):
     assert client.connect([pair("c", end("blue", "e0"), end(f"file:{folders}/in/link", "e0"))])[0]["ok"]
     link.unlink()
     link.symlink_to("../out/blue")
-    assert eventually(lambda: interfaces("blue") == set() and interfaces("red") == set(), 30)
+    assert eventually(lambda: interfaces("blue") == set() and interfaces("red") == set())
     assert eventually(lambda: next(client.list())["state"] in ("pending", "failed"))
     [record] = client.list()
     assert record.get("reason") or record.get("error")
@@ -95,9 +95,9 @@ def test_what_was_stored_before_the_fence_fails_with_a_reason_and_is_taken_down(
     assert engine.stop() == 0
     engine.env["FASTNL_FILE_PREFIXES"] = f"{folders}/in"
     client = engine.start().client()
-    assert eventually(lambda: interfaces("red") == {"e1"} == interfaces("blue"), 30)
+    assert eventually(lambda: interfaces("red") == {"e1"} == interfaces("blue"))
     assert {row["ifname"]: row["ifindex"] for row in ip_json("red", "link", "show")}["e1"] == index["e1"]
-    assert eventually(lambda: all(r.get("error") for r in client.list(state="failed")), 30)
+    assert eventually(lambda: all(r.get("error") for r in client.list(state="failed")))
     records = {r["id"]: r for r in client.list()}
     assert {id_: r["state"] for id_, r in records.items()} == {"in": "up", "out": "failed", "later": "failed"}
     for id_ in ("out", "later"):
@@ -106,7 +106,7 @@ def test_what_was_stored_before_the_fence_fails_with_a_reason_and_is_taken_down(
     # and when the fence is moved it comes back
     engine.env["FASTNL_FILE_PREFIXES"] = ""
     engine.restart()
-    assert eventually(lambda: interfaces("red") == {"e0", "e1"}, 30)
+    assert eventually(lambda: interfaces("red") == {"e0", "e1"})
     assert engine.client().disconnect(["in", "out", "later"])
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from fastnl.testing import Namespaces, eventually, ip_json, ping
+from fastnl.testing import PATIENCE, Namespaces, eventually, ip_json, ping
 from fastnl_engine.curve import Curve, make, read_secret
-from fastnl_engine.testing import PATIENCE, Client, EngineProcess, end, pair, tunnel
+from fastnl_engine.testing import Client, EngineProcess, end, pair, tunnel
 
 UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "fastnl-engine.service"
 
@@ -119,11 +119,11 @@ def test_the_engine_does_all_its_work_inside_the_fence(
     assert all(r["ok"] for r in client.connect(jobs, wait=True))
     assert ping("blue", "10.0.0.2")
     netns.make("later")
-    assert eventually(lambda: next(client.list(ids=["w"]))["state"] == "up", PATIENCE)
+    assert eventually(lambda: next(client.list(ids=["w"]))["state"] == "up")
     assert client.move([{"id": "p", "end": "b", "netns": "green"}])[0]["ok"]
     assert all(r["ok"] for r in client.verify()) and all(r["ok"] for r in client.stats())
     subprocess.run(["ip", "-n", "blue", "link", "delete", "t0"], check=True)
-    assert eventually(lambda: "t0" in {row["ifname"] for row in ip_json("blue", "link", "show")}, PATIENCE)
+    assert eventually(lambda: "t0" in {row["ifname"] for row in ip_json("blue", "link", "show")})
     curve = Curve(public, read_secret(str(tmp_path / "k.key")))
     with Client("tcp://127.0.0.1:7777", timeout=PATIENCE, curve=curve) as far:
         assert far.info()["ok"]

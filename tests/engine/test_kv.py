@@ -362,4 +362,4 @@ def test_frames_that_are_not_quite_keys(raw: RawSocket) -> None:
     for fields in ({"key": 5}, {"key": None}, {"action": 5}, {"key": {"a": "b"}}, {"wait": "x"}, {"since": -1}):
         raw.send(msgpack.packb({"v": 1, "id": 1, "op": "kv", "action": "get", "key": "k"} | fields))
         assert raw.reply()["error"]["code"] == "bad_request"
-    assert eventually(lambda: raw.request(id=2, op="info")["ok"], 10)
+    assert eventually(lambda: raw.request(id=2, op="info")["ok"])

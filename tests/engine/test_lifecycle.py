@@ -13,8 +13,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from fastnl.testing import eventually, ip_json
-from fastnl_engine.testing import PATIENCE, EngineProcess, RawSocket, end, pair, tunnel
+from fastnl.testing import PATIENCE, eventually, ip_json
+from fastnl_engine.testing import EngineProcess, RawSocket, end, pair, tunnel
 
 # -- stop --------------------------------------------------------------------------------------------
 
@@ -76,7 +76,7 @@ def test_a_stop_under_load_answers_everybody_and_the_next_start_adopts_all(engin
     clients = [Churner(engine, n) for n in range(CLIENTS)]
     for client in clients:
         client.start()
-    assert eventually(lambda: all(len(client.wanted) == 64 for client in clients), PATIENCE)
+    assert eventually(lambda: all(len(client.wanted) == 64 for client in clients))
     began = time.monotonic()
     engine.process.send_signal(signal.SIGTERM)
     assert engine.wait() == 0

@@ -13,9 +13,9 @@ import msgpack
 import pytest
 import zmq
 
-from fastnl.testing import eventually, ip_json
+from fastnl.testing import PATIENCE, eventually, ip_json
 from fastnl_engine.listeners import AHEAD, ENOUGH, SPARE, Listeners
-from fastnl_engine.testing import PATIENCE, EngineProcess, RawSocket, end, pair
+from fastnl_engine.testing import EngineProcess, RawSocket, end, pair
 
 FRAME = 16 << 20
 ITEMS = 10_000
@@ -183,7 +183,7 @@ def test_questions_that_wait_are_bounded_for_each_client_and_for_all(engine, net
         return bool(refused)
 
     # not in each flood, nor each client: what left a client late has found room
-    assert eventually(flood, PATIENCE)
+    assert eventually(flood)
     assert refused == {"busy"}
     assert clients[0].request(id="again", op="verify")["ok"]
 

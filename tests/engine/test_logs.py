@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from fastnl.testing import eventually
+from fastnl.testing import PATIENCE, eventually
 from fastnl_engine import requestlog
 from fastnl_engine.client import EngineError
 from fastnl_engine.requestlog import FAILURES, Asked, RequestLog
-from fastnl_engine.testing import PATIENCE, EngineProcess, end, pair
+from fastnl_engine.testing import EngineProcess, end, pair
 
 WHO = rf"uid={os.geteuid()} pid={os.getpid()}"
 
@@ -37,7 +37,7 @@ def test_each_request_is_a_line_with_who_asked_what_and_how_it_ended(
     client.connect([pair(f"c{n}", end(blue, f"e{n}"), end(red, f"e{n}")) for n in range(3)])
     client.disconnect(["c0", "never"])
     list(client.list())
-    assert eventually(lambda: len(lines(engine, "request")) == 2, PATIENCE)
+    assert eventually(lambda: len(lines(engine, "request")) == 2)
     connect, disconnect = map(fields, lines(engine, "request"))
     assert (connect["op"], connect["items"], connect["failed"], connect["request"]) == ("connect", "3", "0", "1")
     assert (connect["uid"], connect["pid"]) == (str(os.geteuid()), str(os.getpid()))
@@ -52,14 +52,14 @@ def test_questions_are_for_debug_only(make_engine: Callable[..., EngineProcess])
     client = engine.client()
     client.info()
     list(client.list())
-    assert eventually(lambda: {"info", "list"} <= {fields(line)["op"] for line in lines(engine, "request")}, PATIENCE)
+    assert eventually(lambda: {"info", "list"} <= {fields(line)["op"] for line in lines(engine, "request")})
 
 
 def test_each_failure_is_a_line_up_to_a_number(engine: EngineProcess, blue: str) -> None:
     client = engine.client()
     count = FAILURES + 7
     client.connect([pair(f"c{n}", end(blue, f"e{n}"), end("nowhere", f"e{n}")) for n in range(count)])
-    assert eventually(lambda: lines(engine, "request"), PATIENCE)
+    assert eventually(lambda: lines(engine, "request"))
     failed = [fields(line) for line in lines(engine, "item failed")]
     assert [f["id"] for f in failed] == [f"c{n}" for n in range(FAILURES)]
     assert {(f["code"], f["op"], f["level"]) for f in failed} == {("netns_not_found", "connect", "warning")}
@@ -72,7 +72,7 @@ def test_a_refused_request_is_a_line(engine: EngineProcess) -> None:
     with pytest.raises(EngineError):
         list(engine.client().list(state="sideways"))
     engine.raw().request(b"nonsense")
-    assert eventually(lambda: len(lines(engine, "refused")) == 2, PATIENCE)
+    assert eventually(lambda: len(lines(engine, "refused")) == 2)
     assert {fields(line)["code"] for line in lines(engine, "refused")} == {"bad_request"}
     assert all(re.search(WHO, line) for line in lines(engine, "refused"))
 
@@ -82,7 +82,7 @@ def test_the_level_leaves_out_what_went_well(make_engine: Callable[..., EnginePr
     client = engine.client()
     client.connect([pair("c1", end(blue, "e1"), end(red, "e1"))])
     client.connect([pair("c2", end(blue, "e2"), end("nowhere", "e2"))])
-    assert eventually(lambda: lines(engine, "item failed"), PATIENCE)
+    assert eventually(lambda: lines(engine, "item failed"))
     assert not lines(engine, "request")
 
 
@@ -95,7 +95,7 @@ def test_a_connection_that_cannot_be_mended_is_a_line(
     engine.client().connect([pair("c1", end(blue, "e1"), end(red, "e1"))])
     subprocess.run(["ip", "-n", blue, "link", "delete", "e1"], check=True)
     subprocess.run(["ip", "-n", blue, "link", "add", "e1", "type", "bridge"], check=True)
-    assert eventually(lambda: lines(engine, "connection failed"), PATIENCE)
+    assert eventually(lambda: lines(engine, "connection failed"))
     found = fields(lines(engine, "connection failed")[0])
     assert (found["id"], found["code"]) == ("c1", "ifname_in_use")
 
@@ -105,7 +105,7 @@ def test_what_a_client_calls_itself_makes_no_line_of_its_own(engine: EngineProce
     evil = 'x\nlevel=error event=serving endpoint="\x1b[31m\x9b'
     raw.request(id=evil, op="connect", connections=[{"id": evil}])
     raw.request(id=b"\xff\n\x00", op="disconnect", ids=[evil])
-    assert eventually(lambda: len(lines(engine, "request")) == 2, PATIENCE)
+    assert eventually(lambda: len(lines(engine, "request")) == 2)
     assert not set(engine.log) & {"\x1b", "\x9b", "\x00"}
     assert len([line for line in engine.log.splitlines() if "event=serving " in line]) == 1 + sum(
         "level=error event=serving" in line for line in lines(engine, "request") + lines(engine, "item failed")

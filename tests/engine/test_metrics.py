@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import pytest
 
-from fastnl.testing import Namespaces, eventually
-from fastnl_engine.testing import PATIENCE, EngineProcess, end, pair
+from fastnl.testing import PATIENCE, Namespaces, eventually
+from fastnl_engine.testing import EngineProcess, end, pair
 from fastnl_engine.upkeep import WAITED_FOR
 
 
@@ -60,9 +60,9 @@ def test_who_connects_and_does_not_ask_takes_neither_threads_nor_descriptors(
         return all(hung_up(s) for s in silent)
 
     # those beyond the bound at once, the others when they have said nothing for a while; then there is room again
-    assert eventually(all_hung_up, PATIENCE)
+    assert eventually(all_hung_up)
     assert most[0] <= before[0] + 50 and most[1] <= before[1] + 60
-    assert eventually(lambda: (threads(engine), descriptors(engine) <= before[1] + 5) == (before[0], True), PATIENCE)
+    assert eventually(lambda: (threads(engine), descriptors(engine) <= before[1] + 5) == (before[0], True))
     assert series(address)
     for s in silent:
         s.close()
@@ -126,10 +126,10 @@ def test_what_pending_connections_wait_for(measured: tuple[EngineProcess, str], 
     }  # fmt: skip
     assert client.info()["waiting_for"][0] == {"netns": "later", "connections": 2}
     netns.make("later")
-    assert eventually(lambda: client.info()["connections"] == {"up": 2, "pending": 4}, PATIENCE)
+    assert eventually(lambda: client.info()["connections"] == {"up": 2, "pending": 4})
     assert series(address)['fastnl_namespace_changes_total{change="appeared"}'] == 1
     subprocess.run(["ip", "netns", "delete", "later"], check=True)
-    assert eventually(lambda: client.info()["connections"] == {"pending": 6}, PATIENCE)
+    assert eventually(lambda: client.info()["connections"] == {"pending": 6})
     assert series(address)['fastnl_namespace_changes_total{change="gone"}'] == 1
     # and of what went the reason is of the same kind
     assert series(address)['fastnl_pending{reason="name"}'] == 3

@@ -16,12 +16,12 @@ import msgpack
 import pytest
 import zmq
 
-from fastnl.testing import Namespaces
+from fastnl.testing import PATIENCE, Namespaces
 from fastnl_engine import auth, wire
 from fastnl_engine.config import ENDPOINT, EVENTS
 from fastnl_engine.engine import Engine
 from fastnl_engine.model import Connection, EndSpec, NeighbourSpec, RouteSpec, VxlanSpec
-from fastnl_engine.testing import PATIENCE, EngineProcess, RawSocket
+from fastnl_engine.testing import EngineProcess, RawSocket
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fastnl.testing import ip_json
+from fastnl.testing import PATIENCE, ip_json
 from fastnl_engine.client import Client
-from fastnl_engine.testing import PATIENCE, EngineProcess, end, pair
+from fastnl_engine.testing import EngineProcess, end, pair
 
 NOBODY, VIEWER, OPERATOR, ADMIN, MEMBER = 65534, 40001, 40002, 40003, 40004
 TEAM = 40100  # a group that only MEMBER is in, and not as its first one

@@ -161,7 +161,7 @@ def test_what_was_being_deleted_when_the_engine_was_killed_is_as_one_of_both_say
     engine.start().resumed()
     client = engine.client()
     # what was not finished is made anew
-    assert eventually(lambda: all(row["state"] == "up" for row in client.list()), 60)
+    assert eventually(lambda: all(row["state"] == "up" for row in client.list()))
     known = {row["id"] for row in client.list()}
     assert links(blue).keys() == known
     others = Counter(name for room in rooms for name in links(room))

@@ -18,11 +18,11 @@ import msgpack
 import pytest
 import zmq
 
-from fastnl.testing import Namespaces, eventually, ip_json
+from fastnl.testing import PATIENCE, Namespaces, eventually, ip_json
 from fastnl_engine.client import AsyncClient, Client, EngineError, NoEngine
 from fastnl_engine.curve import Curve, KeyProblem, make, read_secret
 from fastnl_engine.listeners import BACKLOG
-from fastnl_engine.testing import PATIENCE, EngineProcess, RawSocket, end, pair
+from fastnl_engine.testing import EngineProcess, RawSocket, end, pair
 
 # the tests have a network of their own, so the ports are free
 JOBS, EVENTS = "tcp://127.0.0.1:7777", "tcp://127.0.0.1:7778"
@@ -256,7 +256,7 @@ def test_strangers_that_never_stop_cost_next_to_nothing(engine, keys):
     for peer in strangers:
         peer.close()
     context.term()
-    assert eventually(lambda: descriptors(engine.pid) <= fds + 2, 30)
+    assert eventually(lambda: descriptors(engine.pid) <= fds + 2)
     assert resident(engine.pid) - before < 20_000
     assert engine.log.count("turned away") <= 3  # a line every ten seconds, not thousands
     assert client.info()["ok"]
@@ -269,11 +269,11 @@ def test_who_connects_and_says_nothing_is_hung_up_on(engine):
     with contextlib.ExitStack() as crowd:
         # fewer than the listener's queue holds: beyond it TCP tries again after seconds, when the first ones are gone
         silent = [crowd.enter_context(socket.create_connection(("127.0.0.1", 7777))) for _ in range(BACKLOG - 4)]
-        assert eventually(lambda: descriptors(engine.pid) >= fds + len(silent), PATIENCE)
+        assert eventually(lambda: descriptors(engine.pid) >= fds + len(silent))
         # one that begins a message that would be larger than any may be
         greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"CURVE".ljust(20, b"\0") + b"\0" + bytes(31)
         silent[0].sendall(greeting + b"\x06" + (1 << 40).to_bytes(8, "big") + b"x" * 1000)
-        assert eventually(lambda: descriptors(engine.pid) <= fds + 2, PATIENCE)
+        assert eventually(lambda: descriptors(engine.pid) <= fds + 2)
     assert client.info()["ok"]
 
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
+from fastnl.testing import PATIENCE
 from fastnl_engine.cli import vpp_agent_ctl
 from fastnl_engine.kv.testing import Etcd
 from fastnl_engine.northbound.ligato.decode import decode
 from fastnl_engine.northbound.ligato.keys import parse_key
 from fastnl_engine.testing import EngineProcess
 
-PATIENCE = 60
 AGENT = "/vnf-agent/vpp1/"
 VETH1 = AGENT + "linux/config/v1/interface/veth1"
 

@@ -22,7 +22,6 @@ import pytest
 
 from fastnl.testing import Census, eventually
 from fastnl_engine.fleet.testing import Fleet, reachable
-from fastnl_engine.testing import PATIENCE
 
 HERE = Path(__file__).parent
 HAVE_ETCD = bool(shutil.which("etcd") and shutil.which("etcdctl"))
@@ -74,7 +73,7 @@ def one_for_all() -> Iterator[Fleet]:
         for name in ("one", "two", "three"):
             fleet.add(name).make(*NAMESPACES)
         yield fleet.start()
-    assert eventually(lambda: take().difference(before) == [], 5), take().difference(before)
+    assert eventually(lambda: take().difference(before) == []), take().difference(before)
 
 
 @pytest.fixture
@@ -100,10 +99,10 @@ def empty(fleet: Fleet) -> None:
 
 def gone(fleet: Fleet) -> None:
     """Nothing of any connection is in etcd, nor on any host."""
-    assert eventually(lambda: not fleet.of_connections(), PATIENCE), f"left in etcd: {fleet.stored()}"
+    assert eventually(lambda: not fleet.of_connections()), f"left in etcd: {fleet.stored()}"
     for machine in fleet.machines.values():
-        assert eventually(lambda machine=machine: not machine.everything(), PATIENCE), (
+        assert eventually(lambda machine=machine: not machine.everything()), (
             f"left on {machine.name}: {list(machine.everything())}"
         )
-        assert eventually(lambda machine=machine: not [*machine.client().list()], PATIENCE), [*machine.client().list()]
+        assert eventually(lambda machine=machine: not [*machine.client().list()]), [*machine.client().list()]
         assert "Traceback" not in machine.engine.log, machine.engine.log[-4000:]

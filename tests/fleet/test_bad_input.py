@@ -6,7 +6,7 @@ import json
 
 from fastnl.testing import eventually
 from fastnl_engine.fleet.testing import far
-from fastnl_engine.testing import PATIENCE, end, pair
+from fastnl_engine.testing import end, pair
 
 PREFIX = "/fastnl/fleet/default/"
 
@@ -43,7 +43,7 @@ def test_a_host_mends_its_own_keys(fleet):
     for kind in before:
         fleet.etcd.ctl("put", f"{PREFIX}{kind}/two", "--", "{}")
     for kind, keys in before.items():
-        assert eventually(lambda kind=kind, keys=keys: fleet.stored(f"{kind}/two") == keys, PATIENCE), kind
+        assert eventually(lambda kind=kind, keys=keys: fleet.stored(f"{kind}/two") == keys), kind
     # and they are there with a lease again, not for ever
     answer = json.loads(fleet.etcd.ctl("get", f"{PREFIX}alive/two", "--write-out", "json"))
     assert answer["kvs"][0].get("lease"), answer

@@ -6,7 +6,6 @@ import json
 
 from fastnl.testing import eventually
 from fastnl_engine.fleet.testing import far
-from fastnl_engine.testing import PATIENCE
 
 
 def test_a_dead_host_and_its_connections(make_fleet):
@@ -21,7 +20,7 @@ def test_a_dead_host_and_its_connections(make_fleet):
         [row] = json.loads(fleet.cli(one, "fleet", "connections", "--json"))
         return row["state"] == "degraded" and "two" in row["reason"]
 
-    assert eventually(degraded, PATIENCE)
+    assert eventually(degraded)
     hosts = {row["host"]: row["alive"] for row in json.loads(fleet.cli(one, "fleet", "hosts", "--json"))}
     assert hosts == {"one": True, "two": False}
     assert "degraded" in fleet.cli(one, "show", "c1")

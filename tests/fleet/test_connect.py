@@ -8,7 +8,7 @@ import pytest
 
 from fastnl.testing import eventually
 from fastnl_engine.fleet.testing import at, far
-from fastnl_engine.testing import PATIENCE, end, pair
+from fastnl_engine.testing import end, pair
 
 
 def connected(machine, *connections, wait=False):
@@ -165,7 +165,7 @@ def test_ends_change_their_hosts(fleet, before, after):
     def there():
         return {(m.name, *place) for m in fleet.machines.values() for place in m.everything()}
 
-    assert eventually(lambda: there() == want, PATIENCE), there()
+    assert eventually(lambda: there() == want), there()
     # the number is its own for life, also while it has no tunnel
     tunnels = sum(a != b for a, b in (before, after))
     assert list(fleet.stored("vni/").values()) == ["c1"] * min(tunnels, 1)
@@ -198,7 +198,7 @@ def test_an_end_of_a_tunnel_that_is_made_anew_keeps_its_mac(fleet):
     links = one.links("blue")["a1"], two.links("red")["b1"]
     assert links[0]["address"] != links[1]["address"]
     two.run("ip", "link", "del", "b1", netns="red")
-    assert eventually(lambda: "b1" in two.links("red"), PATIENCE)
+    assert eventually(lambda: "b1" in two.links("red"))
     assert two.links("red")["b1"]["address"] == links[1]["address"]
     [result] = fleet["three"].client().move([{"id": "c1", "end": "b", "netns": "green"}])
     assert result["ok"], result
@@ -238,7 +238,7 @@ def test_jobs_for_one_id_sent_in_one_go_take_effect_in_their_order(fleet):
     def there():
         return {(m.name, *place) for m in fleet.machines.values() for place in m.everything()}
 
-    assert eventually(lambda: there() == want, PATIENCE), there()
+    assert eventually(lambda: there() == want), there()
     assert fleet["two"].ping("blue", "10.0.1.2")
     assert len(fleet.stored("vni/")) == 1
 
@@ -256,7 +256,7 @@ def test_an_end_that_cannot_be_is_named_and_nothing_is_left(fleet, which, host, 
         assert error["code"] == "ifname_in_use", error
         assert error["field"].startswith(f"{which}."), error
         assert host in error["message"], error
-        assert eventually(lambda: not fleet.of_connections(), PATIENCE), fleet.stored()
+        assert eventually(lambda: not fleet.of_connections()), fleet.stored()
         assert sum(len(m.everything()) for m in fleet.machines.values()) == 1
     finally:
         fleet[host].run("ip", "link", "del", job[which]["ifname"], netns=netns)
@@ -274,7 +274,7 @@ def test_a_change_that_fails_is_taken_back(fleet):
         assert refused(fleet["three"], job)["code"] == "ifname_in_use"
         assert two.ping("red", "10.0.1.1") and one.ping("blue", "10.0.1.2")
         for machine in fleet.machines.values():
-            assert eventually(lambda m=machine: listed(m, "c1")["state"] == "up", PATIENCE), listed(machine, "c1")
+            assert eventually(lambda m=machine: listed(m, "c1")["state"] == "up"), listed(machine, "c1")
             assert listed(machine, "c1")["b"]["ifname"] == "b1"
     finally:
         two.run("ip", "link", "del", "taken", netns="red")
@@ -286,7 +286,7 @@ def test_a_namespace_that_is_not_there_is_named(fleet):
     error = refused(fleet["one"], job)
     assert (error["code"], error["field"]) == ("netns_not_found", "b.netns"), error
     assert "two" in error["message"], error
-    assert eventually(lambda: not fleet.of_connections(), PATIENCE), fleet.stored()
+    assert eventually(lambda: not fleet.of_connections()), fleet.stored()
 
 
 def test_with_wait_a_connection_comes_up_when_its_namespace_does(fleet):
@@ -297,15 +297,15 @@ def test_with_wait_a_connection_comes_up_when_its_namespace_does(fleet):
     assert result["state"] == "pending" and "later" in result["reason"], result
     assert "two" in result["reason"], result
     for machine in fleet.machines.values():
-        assert eventually(lambda m=machine: (listed(m, "c1") or {}).get("state") == "pending", PATIENCE), machine.name
+        assert eventually(lambda m=machine: (listed(m, "c1") or {}).get("state") == "pending"), machine.name
     try:
         two.make("later")
-        assert one.ping("blue", "10.0.1.2", wait=PATIENCE)
+        assert one.ping("blue", "10.0.1.2")
         for machine in fleet.machines.values():
-            assert eventually(lambda m=machine: listed(m, "c1")["state"] == "up", PATIENCE), listed(machine, "c1")
+            assert eventually(lambda m=machine: listed(m, "c1")["state"] == "up"), listed(machine, "c1")
     finally:
         two.remove("later")
-    assert eventually(lambda: listed(fleet["three"], "c1")["state"] == "pending", PATIENCE)
+    assert eventually(lambda: listed(fleet["three"], "c1")["state"] == "pending")
     # it may be asked for once more, and be given up
     [result] = connected(one, job, wait=True)
     assert result["state"] == "pending"
@@ -322,7 +322,7 @@ def test_the_same_waiting_end_on_its_own_host(fleet):
     assert result["state"] == "pending"
     try:
         fleet["one"].make("later")
-        assert fleet["one"].ping("blue", "10.0.1.2", wait=PATIENCE)
+        assert fleet["one"].ping("blue", "10.0.1.2")
     finally:
         fleet["one"].remove("later")
 
@@ -345,7 +345,7 @@ def test_a_name_that_another_connection_has(fleet):
     connected(fleet["one"], far(1))
     error = refused(fleet["three"], {**far(1), "id": "other"})
     assert error["code"] == "conflict" and "c1" in error["message"], error
-    assert eventually(lambda: len(fleet.stored("vni/")) == 1, PATIENCE)
+    assert eventually(lambda: len(fleet.stored("vni/")) == 1)
     local = pair("local", end("blue", "a1"), end("green", "a1"))
     assert refused(fleet["one"], local)["code"] == "conflict"
     assert fleet["one"].ping("blue", "10.0.1.2")

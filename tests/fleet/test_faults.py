@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from fastnl.testing import eventually
+from fastnl.testing import PATIENCE, eventually
 from fastnl_engine.fleet.testing import DEVICE, far
-from fastnl_engine.testing import PATIENCE, end, pair
+from fastnl_engine.testing import end, pair
 
 
 def connected(machine, *connections, wait=False):
@@ -25,7 +25,7 @@ def row_of(machine, id_="c1"):
 
 def shows(machine, state, id_="c1"):
     """Waits until an engine shows a connection in a state."""
-    assert eventually(lambda: row_of(machine, id_).get("state") == state, PATIENCE), (state, row_of(machine, id_))
+    assert eventually(lambda: row_of(machine, id_).get("state") == state), (state, row_of(machine, id_))
     return row_of(machine, id_)
 
 
@@ -71,16 +71,16 @@ def test_a_peer_that_went_away_before_an_engine_started_is_told_of(make_fleet):
     for machine in (one, two):
         machine.engine.hang_up()
         machine.engine.kill()
-    assert eventually(lambda: not fleet.alive(), PATIENCE)
+    assert eventually(lambda: not fleet.alive())
     one.engine.start()
     client = one.client()
 
     def told(word):
         return [e["id"] for e in client.events()["events"] if e["event"] == word and e.get("was") in ("up", "degraded")]
 
-    assert eventually(lambda: told("degraded") == ["fleet/c1"], PATIENCE), client.events()
+    assert eventually(lambda: told("degraded") == ["fleet/c1"]), client.events()
     two.engine.start()
-    assert eventually(lambda: told("up") == ["fleet/c1"], PATIENCE), client.events()
+    assert eventually(lambda: told("up") == ["fleet/c1"]), client.events()
 
 
 def test_what_changes_while_an_engine_is_dead_is_made_up_for(make_fleet):
@@ -104,13 +104,13 @@ def test_what_changes_while_an_engine_is_dead_is_made_up_for(make_fleet):
     kept = {int(key.rpartition("/")[2]) for key in fleet.stored("vni/")}
     assert taken <= kept, (taken, kept)
     two.engine.start()
-    assert eventually(lambda: ("red", "b1") not in two.everything() and ("red", "b4") not in two.everything(), PATIENCE)
-    assert one.ping("blue", "10.0.2.9", wait=PATIENCE)
-    assert one.ping("blue", "10.0.3.2", wait=PATIENCE)
-    assert one.ping("blue", "10.0.6.2", wait=PATIENCE)
-    assert three.ping("red", "10.0.5.1", wait=PATIENCE)
-    assert eventually(lambda: ("red", "b3") not in two.everything(), PATIENCE)
-    assert eventually(lambda: len(fleet.stored("vni/")) == 4, PATIENCE), fleet.stored("vni/")
+    assert eventually(lambda: ("red", "b1") not in two.everything() and ("red", "b4") not in two.everything())
+    assert one.ping("blue", "10.0.2.9")
+    assert one.ping("blue", "10.0.3.2")
+    assert one.ping("blue", "10.0.6.2")
+    assert three.ping("red", "10.0.5.1")
+    assert eventually(lambda: ("red", "b3") not in two.everything())
+    assert eventually(lambda: len(fleet.stored("vni/")) == 4), fleet.stored("vni/")
     for machine in fleet.machines.values():
         for id_ in ("c2", "c3", "c5", "c6"):
             shows(machine, "up", id_)
@@ -122,18 +122,18 @@ def test_a_host_that_is_known_but_away(make_fleet):
     one, two = fleet["one"], fleet["two"]
     two.engine.kill()
     two.engine.hang_up()
-    assert eventually(lambda: "two" not in fleet.alive(), PATIENCE)
+    assert eventually(lambda: "two" not in fleet.alive())
     # without `wait` it says which end is not up and why, and nothing is left of it
     [result] = one.client().connect([far(1)])
     assert not result["ok"], result
     assert "two" in result["error"]["message"] and result["error"]["field"].startswith("b"), result
-    assert eventually(lambda: not one.everything(), PATIENCE)
+    assert eventually(lambda: not one.everything())
     # with it, it comes up when the host does
     [result] = connected(one, far(2), wait=True)
     assert result["state"] in ("pending", "degraded") and "two" in result["reason"], result
     two.engine.start()
-    assert one.ping("blue", "10.0.2.2", wait=PATIENCE)
-    assert eventually(lambda: "b1" not in two.links("red"), PATIENCE)
+    assert one.ping("blue", "10.0.2.2")
+    assert eventually(lambda: "b1" not in two.links("red"))
     shows(two, "up", "c2")
     connected(two, far(1))
 
@@ -143,13 +143,13 @@ def test_what_somebody_deletes_is_mended_on_either_host(make_fleet):
     one, two = fleet["one"], fleet["two"]
     connected(one, far(1))
     two.run("ip", "link", "del", "b1", netns="red")
-    assert eventually(lambda: ("red", "b1") in two.everything(), PATIENCE)
-    assert one.ping("blue", "10.0.1.2", wait=PATIENCE)
+    assert eventually(lambda: ("red", "b1") in two.everything())
+    assert one.ping("blue", "10.0.1.2")
     two.remove("red")
     row = shows(one, "pending")
     assert "two" in row["reason"], row
     two.make("red")
-    assert one.ping("blue", "10.0.1.2", wait=PATIENCE)
+    assert one.ping("blue", "10.0.1.2")
     shows(one, "up")
 
 
@@ -170,7 +170,7 @@ def test_a_host_that_is_cut_off_from_the_rest(make_fleet):
     shows(one, "up")
     shows(two, "up")
     assert indexes(fleet) == before
-    assert one.ping("blue", "10.0.1.2", wait=PATIENCE)
+    assert one.ping("blue", "10.0.1.2")
 
 
 # -- etcd is away ------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def test_without_etcd_what_is_up_stays_up_and_local_jobs_go_on(make_fleet, how):
     connected(two, far(1), far(2))
     assert one.ping("blue", "10.0.2.2") and one.ping("blue", "10.0.1.2")
     one.client().disconnect(["c1", "c2"])
-    assert eventually(lambda: not fleet.of_connections() and not indexes(fleet), PATIENCE), fleet.stored()
+    assert eventually(lambda: not fleet.of_connections() and not indexes(fleet)), fleet.stored()
 
 
 def test_a_job_that_is_asked_for_while_etcd_is_away_for_a_moment_is_done(make_fleet):
@@ -265,7 +265,7 @@ def test_a_disconnect_that_etcd_knows_of_and_a_dead_engine_does_not(make_fleet):
         machine.engine.start()
     [*results] = one.client().disconnect([f"c{n}" for n in range(20)])
     assert all(r["ok"] for r in results), results
-    assert eventually(lambda: not fleet.of_connections() and not indexes(fleet), PATIENCE), fleet.stored()
+    assert eventually(lambda: not fleet.of_connections() and not indexes(fleet)), fleet.stored()
 
 
 # -- a host is gone for good -------------------------------------------------------------------------
@@ -281,17 +281,17 @@ def test_a_host_that_is_removed_for_good(make_fleet):
     assert set(fleet.stored("host/")) == {"host/one", "host/two", "host/three"}
     two.engine.kill()
     two.engine.hang_up()
-    assert eventually(lambda: "two" not in fleet.alive(), PATIENCE)
+    assert eventually(lambda: "two" not in fleet.alive())
     fleet.cli(one, "fleet", "remove", "two")
     assert set(fleet.stored("host/")) == {"host/one", "host/three"}
-    assert eventually(lambda: set(one.everything()) == {("blue", "a3")}, PATIENCE), one.everything()
-    assert eventually(lambda: set(three.everything()) == {("red", "b3")}, PATIENCE), three.everything()
-    assert eventually(lambda: len(fleet.stored("vni/")) == 1, PATIENCE), fleet.stored()
+    assert eventually(lambda: set(one.everything()) == {("blue", "a3")}), one.everything()
+    assert eventually(lambda: set(three.everything()) == {("red", "b3")}), three.everything()
+    assert eventually(lambda: len(fleet.stored("vni/")) == 1), fleet.stored()
     # nothing but the note that it was removed, which is for itself
     [left] = [key for key in fleet.stored() if "two" in key.split("/")]
     assert left.startswith("removed/two/"), fleet.stored()
     for machine in (one, three):
-        assert eventually(lambda m=machine: [r["id"] for r in m.client().list()] == ["fleet/c3"], PATIENCE)
+        assert eventually(lambda m=machine: [r["id"] for r in m.client().list()] == ["fleet/c3"])
         assert list(machine.connections()) == ["c3"]
     assert one.ping("blue", "10.0.3.2")
     # unknown hosts are told apart
@@ -299,8 +299,8 @@ def test_a_host_that_is_removed_for_good(make_fleet):
     # one that comes back after all lets go of what it still has, and can be used again
     assert two.everything()
     two.engine.start()
-    assert eventually(lambda: not two.everything(), PATIENCE), two.everything()
-    assert eventually(lambda: "host/two" in fleet.stored("host/"), PATIENCE)
+    assert eventually(lambda: not two.everything()), two.everything()
+    assert eventually(lambda: "host/two" in fleet.stored("host/"))
     assert not fleet.stored("removed/")
     connected(one, far(1))
     assert one.ping("blue", "10.0.1.2")
@@ -349,7 +349,7 @@ def test_of_two_clients_that_want_one_id_at_the_same_time_one_wins(make_fleet):
         a, b = (wanted[found[0]][e]["host"] for e in "ab")
         assert fleet[a].ping("blue", "10.0.1.2") and fleet[b].ping("red", "10.0.1.1")
         fleet["three"].client().disconnect(["c1"])
-        assert eventually(lambda: not fleet.of_connections() and not indexes(fleet), PATIENCE), (
+        assert eventually(lambda: not fleet.of_connections() and not indexes(fleet)), (
             fleet.stored(),
             indexes(fleet),
         )
@@ -378,7 +378,7 @@ def test_many_that_fight_over_one_id_all_have_an_answer_long_before_their_patien
         thread.join()
     assert not unanswered
     machines[0].client().disconnect(["c"])
-    assert eventually(lambda: not fleet.of_connections(), PATIENCE), fleet.stored()
+    assert eventually(lambda: not fleet.of_connections()), fleet.stored()
 
 
 # -- the store's own misfortunes ---------------------------------------------------------------------

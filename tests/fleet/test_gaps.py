@@ -9,7 +9,7 @@ import time
 
 from fastnl.testing import eventually
 from fastnl_engine.fleet.testing import LEASE, far
-from fastnl_engine.testing import PATIENCE, end, pair
+from fastnl_engine.testing import end, pair
 
 
 def connected(machine, *connections, wait=False):
@@ -40,7 +40,7 @@ def test_an_etcd_that_was_emptied_takes_nothing_away(make_fleet):
     fleet.etcd.start()
     fleet.wait_alive("one", "two")
     # long enough for what would be wrong
-    assert eventually(lambda: all("vanished" in m.engine.log for m in (one, two)), PATIENCE), one.engine.log
+    assert eventually(lambda: all("vanished" in m.engine.log for m in (one, two))), one.engine.log
     time.sleep(1)
     assert places(fleet) == before
     assert one.ping("blue", "10.0.1.2") and two.ping("red", "10.0.2.1")
@@ -52,7 +52,7 @@ def test_an_etcd_that_was_emptied_takes_nothing_away(make_fleet):
         machine.engine.kill()
         machine.engine.start()
     fleet.wait_alive("one", "two")
-    assert eventually(lambda: "stray" in one.engine.log.rpartition("event=serving")[2], PATIENCE), one.engine.log
+    assert eventually(lambda: "stray" in one.engine.log.rpartition("event=serving")[2]), one.engine.log
     assert places(fleet) == before
     # asked for anew they are taken over, with whatever number; others are ended by hand
     connected(two, far(1))
@@ -64,7 +64,7 @@ def test_an_etcd_that_was_emptied_takes_nothing_away(make_fleet):
     connected(one, far(2), far(3))
     assert one.ping("blue", "10.0.3.2") and one.ping("blue", "10.0.2.2")
     one.client().disconnect(["c1", "c2", "c3"])
-    assert eventually(lambda: not places(fleet) and not fleet.of_connections(), PATIENCE), fleet.stored()
+    assert eventually(lambda: not places(fleet) and not fleet.of_connections()), fleet.stored()
 
 
 def test_what_was_compacted_while_a_host_did_not_listen_is_made_up_for(make_fleet):
@@ -74,7 +74,7 @@ def test_what_was_compacted_while_a_host_did_not_listen_is_made_up_for(make_flee
     kept = places(fleet)[("two", "red", "b1")]
     os.kill(two.engine.pid, signal.SIGSTOP)
     try:
-        assert eventually(lambda: "two" not in fleet.alive(), PATIENCE)
+        assert eventually(lambda: "two" not in fleet.alive())
         client = one.client()
         client.disconnect(["c2"])
         client.connect([far(3)], wait=True)
@@ -85,9 +85,9 @@ def test_what_was_compacted_while_a_host_did_not_listen_is_made_up_for(make_flee
         os.kill(two.engine.pid, signal.SIGCONT)
     fleet.etcd.start()
     fleet.wait_alive("one", "two")
-    assert one.ping("blue", "10.0.3.2", wait=PATIENCE)
-    assert eventually(lambda: ("red", "b2") not in two.everything(), PATIENCE)
-    assert eventually(lambda: len(fleet.stored("vni/")) == 2, PATIENCE), fleet.stored()
+    assert one.ping("blue", "10.0.3.2")
+    assert eventually(lambda: ("red", "b2") not in two.everything())
+    assert eventually(lambda: len(fleet.stored("vni/")) == 2), fleet.stored()
     assert places(fleet)[("two", "red", "b1")] == kept
 
 
@@ -98,14 +98,14 @@ def test_an_engine_that_stood_still_for_longer_than_its_lease(make_fleet):
     before = places(fleet)
     os.kill(two.engine.pid, signal.SIGSTOP)
     try:
-        assert eventually(lambda: state(one) == "degraded", PATIENCE)
+        assert eventually(lambda: state(one) == "degraded")
         # a job for it is told so at once, and not after the whole patience
         [result] = one.client().connect([far(2)])
         assert result["error"]["code"] == "host_away", result
         time.sleep(LEASE)
     finally:
         os.kill(two.engine.pid, signal.SIGCONT)
-    assert eventually(lambda: state(one) == "up", PATIENCE)
+    assert eventually(lambda: state(one) == "up")
     assert places(fleet) == before
     connected(two, far(2))
 
@@ -133,7 +133,7 @@ def test_a_job_is_not_lost_in_an_etcd_that_hangs_in_the_middle_of_it(make_fleet)
     vnis = fleet.stored("vni/")
     assert len(vnis) == len(set(vnis.values())) == 100
     one.client().disconnect([job["id"] for job in jobs])
-    assert eventually(lambda: not places(fleet) and not fleet.of_connections(), PATIENCE), fleet.stored()
+    assert eventually(lambda: not places(fleet) and not fleet.of_connections()), fleet.stored()
 
 
 def test_a_host_that_is_removed_while_it_lives(make_fleet):
@@ -143,11 +143,11 @@ def test_a_host_that_is_removed_while_it_lives(make_fleet):
     connected(two, pair("local", end("blue", "l0"), end("red", "l0")))
     fleet.cli(three, "fleet", "remove", "two", "--force")
     want = {("one", "blue", "a3"), ("three", "red", "b3"), ("two", "blue", "l0"), ("two", "red", "l0")}
-    assert eventually(lambda: set(places(fleet)) == want, PATIENCE), places(fleet)
+    assert eventually(lambda: set(places(fleet)) == want), places(fleet)
     # it joins anew, with nothing
-    assert eventually(lambda: "host/two" in fleet.stored() and not fleet.stored("removed/"), PATIENCE)
+    assert eventually(lambda: "host/two" in fleet.stored() and not fleet.stored("removed/"))
     fleet.wait_alive("two")
-    assert eventually(lambda: len(fleet.stored("vni/")) == 1, PATIENCE)
+    assert eventually(lambda: len(fleet.stored("vni/")) == 1)
     connected(one, far(1))
     assert one.ping("blue", "10.0.1.2")
     assert set(places(fleet)) == want | {("one", "blue", "a1"), ("two", "red", "b1")}
@@ -159,21 +159,19 @@ def test_a_removal_that_was_cut_short_goes_on(make_fleet):
     connected(one, far(1), far(2))
     two.engine.hang_up()
     two.engine.kill()
-    assert eventually(lambda: "two" not in fleet.alive(), PATIENCE)
+    assert eventually(lambda: "two" not in fleet.alive())
     # as far as the first transaction of it goes
     prefix = "/fastnl/fleet/default/"
     identity = json.loads(fleet.stored("host/two")["host/two"])["identity"]
     fleet.etcd.ctl("put", f"{prefix}removed/two/{identity}", '{"at":0,"by":"one"}')
     fleet.etcd.ctl("del", prefix + "host/two")
-    assert eventually(
-        lambda: one.client().connect([far(3)])[0].get("error", {}).get("code") == "host_unknown", PATIENCE
-    )
+    assert eventually(lambda: one.client().connect([far(3)])[0].get("error", {}).get("code") == "host_unknown")
     said = fleet.cli(one, "fleet", "remove", "two")
     assert "2 connections" in said, said
-    assert eventually(lambda: not one.everything() and not fleet.of_connections(), PATIENCE), fleet.stored()
+    assert eventually(lambda: not one.everything() and not fleet.of_connections()), fleet.stored()
     # the host itself would go on, too
     two.engine.start()
-    assert eventually(lambda: not two.everything(), PATIENCE)
+    assert eventually(lambda: not two.everything())
 
 
 def test_a_change_of_the_underlay_is_followed_while_all_run(make_fleet):
@@ -181,7 +179,7 @@ def test_a_change_of_the_underlay_is_followed_while_all_run(make_fleet):
     one, two = fleet["one"], fleet["two"]
     connected(one, far(1))
     two.run("ip", "link", "set", "under", "mtu", "1400")
-    assert eventually(lambda: one.links("blue")["a1"]["mtu"] == two.links("red")["b1"]["mtu"] == 1350, PATIENCE)
+    assert eventually(lambda: one.links("blue")["a1"]["mtu"] == two.links("red")["b1"]["mtu"] == 1350)
     assert one.ping("blue", "10.0.1.2", size=1350 - 28)
 
 
@@ -203,4 +201,4 @@ def test_what_one_client_was_promised_another_ones_failure_does_not_take_back(ma
     time.sleep(1)
     assert {key.removeprefix("connection/") for key in fleet.stored("connection/")} == {f"c{n}" for n in range(15)}
     two.make("later")
-    assert all(one.ping("blue", f"10.0.{n}.2", wait=PATIENCE) for n in range(15))
+    assert all(one.ping("blue", f"10.0.{n}.2") for n in range(15))

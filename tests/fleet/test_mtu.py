@@ -6,7 +6,6 @@ import pytest
 
 from fastnl.testing import eventually
 from fastnl_engine.fleet.testing import DEVICE, far
-from fastnl_engine.testing import PATIENCE
 
 OVERHEAD = {4: 50, 6: 70}
 HEADERS = 28  # IPv4 and ICMP, in front of ping's payload
@@ -62,7 +61,7 @@ def test_an_underlay_that_has_another_mtu_after_a_restart(make_fleet):
     two.run("ip", "link", "set", DEVICE, "mtu", "1300")
     two.engine.start()
     for machine, where, ifname in ((one, "blue", "a1"), (two, "red", "b1")):
-        mended = eventually(lambda m=machine, w=where, i=ifname: m.links(w)[i]["mtu"] == 1250, PATIENCE)
+        mended = eventually(lambda m=machine, w=where, i=ifname: m.links(w)[i]["mtu"] == 1250)
         assert mended, machine.links(where)[ifname]
     assert one.ping("blue", "10.0.1.2", size=1250 - HEADERS)
 
@@ -98,7 +97,7 @@ def test_hosts_of_different_families_are_told_apart(make_fleet):
     [result] = fleet["one"].client().connect([far(1)])
     assert not result["ok"], result
     assert "IPv4" in result["error"]["message"] and "IPv6" in result["error"]["message"], result
-    assert eventually(lambda: not fleet.of_connections(), PATIENCE), fleet.stored()
+    assert eventually(lambda: not fleet.of_connections()), fleet.stored()
 
 
 def test_a_host_that_comes_back_with_another_address(make_fleet):
@@ -117,5 +116,5 @@ def test_a_host_that_comes_back_with_another_address(make_fleet):
         link = one.links("blue").get("a1")
         return link and link["linkinfo"]["info_data"]["remote"]
 
-    assert eventually(lambda: remote() == "192.0.2.77", PATIENCE), remote()
-    assert one.ping("blue", "10.0.1.2", wait=PATIENCE)
+    assert eventually(lambda: remote() == "192.0.2.77"), remote()
+    assert one.ping("blue", "10.0.1.2")

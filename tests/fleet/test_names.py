@@ -11,7 +11,7 @@ import yaml
 
 from fastnl.testing import eventually
 from fastnl_engine.fleet.testing import LEASE, far
-from fastnl_engine.testing import PATIENCE, end, pair
+from fastnl_engine.testing import end, pair
 
 
 def connected(machine, *connections, wait=False):
@@ -33,9 +33,7 @@ def standing(machine):
 
 def refused(machine, *words):
     """Waits until it says that it may not have its name, wherever one looks, with what to do."""
-    assert eventually(lambda: all(w in standing(machine)["reason"] for w in ("fleet.host", *words)), PATIENCE), (
-        standing(machine)
-    )
+    assert eventually(lambda: all(w in standing(machine)["reason"] for w in ("fleet.host", *words))), standing(machine)
     told = standing(machine)
     assert told["joined"] is False and "fastnl fleet remove two" in told["reason"] and "fleet.host" in told["reason"]
     assert told["reason"] in machine.engine.log, machine.engine.log
@@ -45,7 +43,7 @@ def refused(machine, *words):
 def dead(fleet, machine, name="two"):
     machine.engine.hang_up()
     machine.engine.kill()
-    assert eventually(lambda: name not in fleet.alive(), PATIENCE)
+    assert eventually(lambda: name not in fleet.alive())
 
 
 def numbers(machine, netns="red"):
@@ -94,7 +92,7 @@ def test_after_a_crash_a_host_goes_on_at_once(make_fleet):
         two.engine.hang_up()
         two.engine.kill()
         two.engine.start()  # its lease is there still
-        assert eventually(lambda: standing(two)["joined"], PATIENCE), two.engine.log
+        assert eventually(lambda: standing(two)["joined"]), two.engine.log
     assert "not registered in the fleet" not in two.engine.log
     assert two.everything()[("red", "b1")]["ifindex"] == before
     connected(two, far(2))
@@ -114,8 +112,8 @@ def test_a_machine_that_was_installed_anew_joins_when_what_it_was_is_removed(mak
     # it can be asked for that itself
     said = fleet.cli(two, "fleet", "remove", "two")
     assert "1 connections" in said, said
-    assert eventually(lambda: standing(two) == {"host": "two", "joined": True, "reason": ""}, PATIENCE), standing(two)
-    assert eventually(lambda: set(one.everything()) == {("blue", "a2")}, PATIENCE)
+    assert eventually(lambda: standing(two) == {"host": "two", "joined": True, "reason": ""}), standing(two)
+    assert eventually(lambda: set(one.everything()) == {("blue", "a2")})
     connected(three, far(1))
     assert one.ping("blue", "10.0.1.2") and one.ping("blue", "10.0.2.2")
 
@@ -128,14 +126,14 @@ def test_a_name_goes_to_another_machine_and_the_first_one_comes_back_after_all(m
     second = twin(fleet)
     refused(second)
     fleet.cli(one, "fleet", "remove", "two")
-    assert eventually(lambda: standing(second)["joined"], PATIENCE), standing(second)
+    assert eventually(lambda: standing(second)["joined"]), standing(second)
     connected(one, far(3))
     assert ("red", "b3") in second.everything() and one.ping("blue", "10.0.3.2")
     # it lets go of what it had, whose numbers may be others' by now, and touches nothing of its heir
     two.engine.start()
-    assert eventually(lambda: not two.everything(), PATIENCE), two.everything()
+    assert eventually(lambda: not two.everything()), two.everything()
     refused(two, "alive")
-    assert eventually(lambda: not fleet.stored("removed/"), PATIENCE), fleet.stored("removed/")
+    assert eventually(lambda: not fleet.stored("removed/")), fleet.stored("removed/")
     time.sleep(LEASE)
     assert one.ping("blue", "10.0.3.2")
     assert {"half/two/c3", "outcome/two/c3", "connection/c3"} <= fleet.of_connections()
@@ -158,7 +156,7 @@ def test_halves_alone_keep_a_name_too(make_fleet):
     assert not second.everything() and "host/two" not in fleet.stored("host/")
     said = fleet.cli(second, "fleet", "remove", "two")
     assert "2 connections" in said, said
-    assert eventually(lambda: standing(second)["joined"], PATIENCE), standing(second)
+    assert eventually(lambda: standing(second)["joined"]), standing(second)
     connected(one, far(3))
     assert one.ping("blue", "10.0.3.2")
 
@@ -172,7 +170,7 @@ def test_another_name_is_a_way_out(make_fleet):
     second.engine.stop()
     second.engine.env["FASTNL_FLEET_HOST"] = "three"
     second.engine.start()
-    assert eventually(lambda: "three" in fleet.alive(), PATIENCE), second.engine.log
+    assert eventually(lambda: "three" in fleet.alive()), second.engine.log
     assert standing(second) == {"host": "three", "joined": True, "reason": ""}
     connected(one, far(1, "one", "three"))
     assert one.ping("blue", "10.0.1.2")

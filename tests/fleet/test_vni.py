@@ -8,7 +8,6 @@ from collections import Counter
 
 from fastnl.testing import eventually
 from fastnl_engine.fleet.testing import DEVICE, far
-from fastnl_engine.testing import PATIENCE
 
 
 def numbers(fleet):
@@ -122,7 +121,7 @@ def test_many_engines_that_allocate_at_once_from_few_numbers(make_fleet):
     for n, (a, b) in enumerate(pairs):
         assert fleet[a].ping("blue", f"10.0.{n}.2"), (n, a, b)
     fleet["one"].client().disconnect([job["id"] for job in jobs])
-    assert eventually(lambda: not fleet.of_connections(), PATIENCE), fleet.stored()
+    assert eventually(lambda: not fleet.of_connections()), fleet.stored()
 
 
 def test_engines_that_are_killed_while_they_allocate(make_fleet):
@@ -155,8 +154,8 @@ def test_engines_that_are_killed_while_they_allocate(make_fleet):
         net = job["a"]["addresses"][0].rpartition(".")[0]
         assert fleet[job["a"]["host"]].ping("blue", f"{net}.2"), job
     client.disconnect([job["id"] for job in asked])
-    assert eventually(lambda: not fleet.of_connections(), PATIENCE), fleet.stored()
-    assert eventually(lambda: not numbers(fleet), PATIENCE)
+    assert eventually(lambda: not fleet.of_connections()), fleet.stored()
+    assert eventually(lambda: not numbers(fleet))
 
 
 def test_engines_of_a_fleet_agree_on_the_port(make_fleet):

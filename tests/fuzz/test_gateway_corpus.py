@@ -16,9 +16,9 @@ import msgpack
 import pytest
 from mutate import CORPUS, rounds, seeds, spoil
 
-from fastnl.testing import Census, Namespaces
+from fastnl.testing import PATIENCE, Census, Namespaces
 from fastnl_engine.client import Client
-from fastnl_engine.testing import PATIENCE, EngineProcess, RawSocket, end, pair, tunnel
+from fastnl_engine.testing import EngineProcess, RawSocket, end, pair, tunnel
 
 BATCH = 40  # frames in flight
 GROWTH = 24_000  # KiB that the engine may take while it is fuzzed: caches fill, nothing else

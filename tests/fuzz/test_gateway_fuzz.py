@@ -21,11 +21,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fastnl
-from fastnl.testing import Census, Namespaces
+from fastnl.testing import PATIENCE, Census, Namespaces
 from fastnl_engine import wire
 from fastnl_engine.client import Client
 from fastnl_engine.jobs import connect_job, disconnect_job, item_error, move_job
-from fastnl_engine.testing import PATIENCE, EngineProcess, RawSocket
+from fastnl_engine.testing import EngineProcess, RawSocket
 
 CODES = {
     "bad_request", "unsupported_version", "unknown_op", "too_large", "invalid", "conflict", "netns_not_found",

@@ -28,11 +28,10 @@ import zmq
 
 from fastnl._nl import socket_in
 from fastnl.netns import open_reference
-from fastnl.testing import Namespaces, eventually, ip_json, nsenter, ping, spawn
+from fastnl.testing import PATIENCE, Namespaces, eventually, ip_json, nsenter, ping, spawn
 from fastnl_engine.afpacket.crossing import COUNTERS
 from fastnl_engine.northbound.dependents import Attendance, Dependent, Step
 
-PATIENCE = 30
 SOL_PACKET, PACKET_AUXDATA, PACKET_VNET_HDR = 263, 8, 15  # include/uapi/linux/if_packet.h
 AUXDATA = struct.Struct("=IIIHHHH")  # tpacket_auxdata: status, len, snaplen, mac, net, vlan_tci, vlan_tpid
 TP_STATUS_VLAN_VALID = 1 << 4
@@ -93,7 +92,7 @@ class Afpacket:
         with open(place / "out", "w") as out, open(place / "log", "a") as log:
             self.process = spawn(command, stdout=out, stderr=log)
         said = self.log.count("running")
-        assert eventually(lambda: self.log.count("running") > said or self.process.poll() is not None, PATIENCE)
+        assert eventually(lambda: self.log.count("running") > said or self.process.poll() is not None)
         assert self.process.poll() is None, self.log
 
     @property
@@ -207,8 +206,8 @@ def transfer(data: bytes, address: str = "10.0.0.2") -> None:
 def test_it_joins_two_interfaces(ends, afpacket):
     assert not ping("a", "10.0.0.2", wait=0.3)
     process = afpacket("--pair-if", "veth1", "veth2")
-    assert ping("a", "10.0.0.2", wait=PATIENCE)
-    assert ping("b", "10.0.0.1", wait=PATIENCE)
+    assert ping("a", "10.0.0.2")
+    assert ping("b", "10.0.0.1")
     counts = process.stop()
     assert counts["pair"] == ["veth1", "veth2"] and counts["times"] == 1
     for way in ("there", "back"):
@@ -222,7 +221,7 @@ def test_ipv6(ends, afpacket):
     for name, address in (("a", "fd00::1/64"), ("b", "fd00::2/64")):
         ip("-n", name, "addr", "add", address, "dev", "eth0", "nodad")
     afpacket("--pair-if", "veth1", "veth2")
-    assert ping("a", "fd00::2", wait=PATIENCE)
+    assert ping("a", "fd00::2")
 
 
 @pytest.mark.parametrize("segments", ["whole", "cut"])
@@ -245,7 +244,7 @@ def test_tcp_whose_checksums_and_segments_are_left_to_the_interface(ends, afpack
 def test_what_a_frame_lacks_arrives_with_it(ends, afpacket):
     """A checksum that nobody has computed yet comes out as such, so whoever needs it computes it."""
     afpacket("--pair-if", "veth1", "veth2")
-    assert ping("a", "10.0.0.2", wait=PATIENCE)
+    assert ping("a", "10.0.0.2")
     with packet_socket("b", vnet=True) as ear:
         sender = [sys.executable, "-c", "import socket; socket.socket(2, 2).sendto(b'fastnl-csum', ('10.0.0.2', 9))"]
         subprocess.run(nsenter("a", *sender), check=True)
@@ -260,10 +259,10 @@ def test_jumbo_frames(netns, afpacket):
     wire("a", "veth1", "10.0.0.1/24", mtu=9000)
     wire("b", "veth2", "10.0.0.2/24", mtu=9000)
     process = afpacket("--pair-if", "veth1", "veth2")
-    assert ping("a", "10.0.0.2", size=8972, wait=PATIENCE)
+    assert ping("a", "10.0.0.2", size=8972)
     ip("link", "set", "veth2", "mtu", "1500")
     assert not ping("a", "10.0.0.2", size=8972, wait=1)
-    assert ping("a", "10.0.0.2", size=1472, wait=PATIENCE)
+    assert ping("a", "10.0.0.2", size=1472)
     counts = process.stop()
     assert counts["there"]["too_long"] >= 1 and counts["back"]["too_long"] == 0
     for ifname in ("veth1", "veth2"):
@@ -277,7 +276,7 @@ def test_jumbo_frames(netns, afpacket):
 )
 def test_vlan_tags(ends, afpacket, tags):
     afpacket("--pair-if", "veth1", "veth2")
-    assert ping("a", "10.0.0.2", wait=PATIENCE)
+    assert ping("a", "10.0.0.2")
     inside = b"".join(struct.pack("!HH", *tag) for tag in tags[1:]) + struct.pack("!H", KIND) + b"fastnl-vlan" * 8
     frame = MACS + struct.pack("!HH", *tags[0]) + inside
     with packet_socket("a") as mouth, packet_socket("b", aux=True) as ear:
@@ -291,7 +290,7 @@ def test_vlan_tags(ends, afpacket, tags):
 def test_a_checksum_behind_a_vlan_tag(ends, afpacket):
     """Where the checksum begins is counted from the beginning of the frame, which the tag moves."""
     afpacket("--pair-if", "veth1", "veth2")
-    assert ping("a", "10.0.0.2", wait=PATIENCE)
+    assert ping("a", "10.0.0.2")
     payload = b"fastnl-tagged-csum"
     udp = struct.pack("!HHHH", 9, 9, 8 + len(payload), 0) + payload
     ipv4 = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0, b"\x0a\0\0\1", b"\x0a\0\0\2")
@@ -316,7 +315,7 @@ def test_frames_neither_loop_nor_does_the_hosts_own_cross(netns, afpacket, worke
     wire("a", "veth1")
     wire("b", "veth2")
     process = afpacket("--pair-if", "veth1", "veth2", "--workers", str(workers))
-    assert eventually(lambda: "joined" in process.log, PATIENCE)
+    assert eventually(lambda: "joined" in process.log)
     with packet_socket("a") as mouth, packet_socket("b") as ear:
         for n in range(50):
             mouth.send(MACS + struct.pack("!H", KIND) + b"fastnl-%03d" % n + bytes(40))
@@ -335,7 +334,7 @@ def test_frames_neither_loop_nor_does_the_hosts_own_cross(netns, afpacket, worke
 
 def test_order_is_kept(ends, afpacket):
     afpacket("--pair-if", "veth1", "veth2")
-    assert ping("a", "10.0.0.2", wait=PATIENCE)
+    assert ping("a", "10.0.0.2")
     numbers: list[int] = []
     with packet_socket("a") as mouth, packet_socket("b") as ear:
         for n in range(2000):
@@ -353,7 +352,7 @@ def test_a_way_out_that_is_full_holds_up_nothing_else(ends, afpacket):
     if done.returncode != 0:
         pytest.skip(f"this kernel has no token bucket filter: {done.stderr.decode().strip()}")
     process = afpacket("--pair-if", "veth1", "veth2", "--ring", "64")
-    assert eventually(lambda: "joined" in process.log, PATIENCE)
+    assert eventually(lambda: "joined" in process.log)
     count = 5000  # some 10 MiB as the kernel counts it, where 4 may be on their way
     with packet_socket("a") as mouth, packet_socket("b") as back:
         for n in range(count):
@@ -362,9 +361,9 @@ def test_a_way_out_that_is_full_holds_up_nothing_else(ends, afpacket):
         back.send(MACS + struct.pack("!H", KIND) + b"fastnl-back" + bytes(40))
         assert heard(mouth, b"fastnl-back")
         process.process.send_signal(signal.SIGUSR1)
-        assert eventually(lambda: process.printed, PATIENCE)
+        assert eventually(lambda: process.printed)
         assert process.printed[0]["there"]["frames"] < count, "nothing was held up, so nothing was tried"
-        assert eventually(lambda: carried(process) >= count, PATIENCE)
+        assert eventually(lambda: carried(process) >= count)
         assert cpu_of(process.process.pid) - before < 0.8, "it spins"
     counts = process.stop()
     assert counts["there"]["refused"] == counts["there"]["too_long"] == 0
@@ -374,7 +373,7 @@ def carried(process: Afpacket) -> int:
     """Frames that left for `b`, or found no room in the ring, by now."""
     said = len(process.printed)
     process.process.send_signal(signal.SIGUSR1)
-    assert eventually(lambda: len(process.printed) > said, PATIENCE)
+    assert eventually(lambda: len(process.printed) > said)
     there = process.printed[-1]["there"]
     return int(there["frames"] + there["ring_full"])
 
@@ -384,14 +383,14 @@ def carried(process: Afpacket) -> int:
 
 def test_an_interface_that_goes_down_and_comes_up_again(ends, afpacket):
     process = afpacket("--pair-if", "veth1", "veth2", "--workers", "2")
-    assert ping("a", "10.0.0.2", wait=PATIENCE)
+    assert ping("a", "10.0.0.2")
     ip("link", "set", "veth2", "down")
     assert not ping("a", "10.0.0.2", wait=0.5)
     before = cpu_of(process.process.pid)
     time.sleep(0.5)
     assert cpu_of(process.process.pid) - before < 0.4, "it spins"
     ip("link", "set", "veth2", "up")
-    assert ping("a", "10.0.0.2", wait=PATIENCE)
+    assert ping("a", "10.0.0.2")
     assert process.stop()["times"] == 1
 
 
@@ -403,11 +402,11 @@ def cpu_of(pid: int) -> float:
 @pytest.mark.parametrize("same_index", [False, True])
 def test_an_interface_that_is_made_again(ends, afpacket, same_index):
     process = afpacket("--pair-if", "veth1", "veth2")
-    assert ping("a", "10.0.0.2", wait=PATIENCE)
+    assert ping("a", "10.0.0.2")
     index = index_of("veth2") if same_index else 0
     ip("link", "del", "veth2")
     wire("b", "veth2", "10.0.0.2/24", index=index)
-    assert ping("a", "10.0.0.2", wait=PATIENCE)
+    assert ping("a", "10.0.0.2")
     counts = process.stop()
     assert counts["times"] == 2 and counts["there"]["frames"] >= 2
 
@@ -418,7 +417,7 @@ def test_interfaces_that_come_later(netns, afpacket):
     process = afpacket("--pair-if", "veth1", "veth2")
     wire("b", "veth2", "10.0.0.2/24")
     wire("a", "veth1", "10.0.0.1/24")
-    assert ping("a", "10.0.0.2", wait=PATIENCE)
+    assert ping("a", "10.0.0.2")
     process.stop()
     for ifname in ("veth1", "veth2"):
         ip("link", "del", ifname)
@@ -430,16 +429,16 @@ def test_in_a_namespace_of_its_own(netns, afpacket):
     wire("a", "veth1", "10.0.0.1/24", host_ns="middle")
     wire("b", "veth2", "10.0.0.2/24", host_ns="middle")
     afpacket("--pair-if", "veth1", "veth2", "--netns", "middle")
-    assert ping("a", "10.0.0.2", wait=PATIENCE)
+    assert ping("a", "10.0.0.2")
 
 
 def test_counters_on_demand(ends, afpacket):
     process = afpacket("--pair-if", "veth1", "veth2", "--stats", "0.1")
-    assert eventually(lambda: len(process.printed) >= 2, PATIENCE)
+    assert eventually(lambda: len(process.printed) >= 2)
     other = afpacket("--pair-if", "veth3", "veth4")
     assert other.printed == []
     other.process.send_signal(signal.SIGUSR1)
-    assert eventually(lambda: other.printed, PATIENCE)
+    assert eventually(lambda: other.printed)
     assert other.printed[0]["joined"] is False and process.printed[-1]["joined"] is True
 
 
@@ -463,7 +462,7 @@ def test_an_interface_without_ethernet_is_refused(nothing_left, afpacket):
     ip("link", "set", "tun0", "up")
     try:
         process = afpacket("--pair-if", "lo", "tun0")
-        assert eventually(lambda: "carries no Ethernet" in process.log, PATIENCE)
+        assert eventually(lambda: "carries no Ethernet" in process.log)
         assert process.stop()["joined"] is False
     finally:
         ip("link", "del", "tun0")
@@ -551,20 +550,20 @@ def packet_sockets() -> set[int]:
 def test_it_opens_and_closes_as_the_engine_says(ends, engine, afpacket):
     engine.start(attendance())
     process = afpacket("--pair", "afp1", "afp2", "--endpoint", engine.endpoint)
-    assert ping("a", "10.0.0.2", wait=PATIENCE)
+    assert ping("a", "10.0.0.2")
     assert "done" not in engine.asked[0] and engine.asked[0]["consumer"] == "fastnl-afpacket"
     index = index_of("veth1")
     assert index in packet_sockets()
     seen: list[set[int]] = []
     engine.do(lambda a: a.hold("", "veth1", lambda: seen.append(packet_sockets())))
-    assert eventually(lambda: seen, PATIENCE)
+    assert eventually(lambda: seen)
     assert index not in seen[0], "it is still open"
     assert not ping("a", "10.0.0.2", wait=0.3)
     ip("link", "del", "veth1")
     engine.do(lambda a: a.gone("", "veth1"))
     wire("a", "veth1", "10.0.0.1/24")
     engine.do(lambda a: a.up("", "veth1", index_of("veth1")))
-    assert ping("a", "10.0.0.2", wait=PATIENCE)
+    assert ping("a", "10.0.0.2")
     assert process.stop()["times"] == 2
     assert engine.asked[-1].get("leave") is True
     released: list[float] = []
@@ -575,11 +574,11 @@ def test_it_opens_and_closes_as_the_engine_says(ends, engine, afpacket):
 def test_an_interface_that_vanishes_behind_the_engines_back(ends, engine, afpacket):
     engine.start(attendance())
     process = afpacket("--pair", "afp1", "afp2", "--endpoint", engine.endpoint)
-    assert ping("a", "10.0.0.2", wait=PATIENCE)
+    assert ping("a", "10.0.0.2")
     ip("link", "del", "veth2")
     wire("b", "veth2", "10.0.0.2/24")
     engine.do(lambda a: a.up("", "veth2", index_of("veth2")))
-    assert ping("a", "10.0.0.2", wait=PATIENCE)
+    assert ping("a", "10.0.0.2")
     assert process.stop()["times"] == 2
 
 
@@ -593,31 +592,31 @@ def test_who_starts_first_does_not_matter(ends, engine, afpacket, first):
         engine.start(attendance(up=False))
         for n in (2, 1):
             engine.do(lambda a, n=n: a.up("", f"veth{n}", index_of(f"veth{n}")))
-    assert ping("a", "10.0.0.2", wait=PATIENCE)
+    assert ping("a", "10.0.0.2")
 
 
 def test_what_is_joined_stays_through_a_restart_of_the_engine(ends, engine, afpacket):
     engine.start(attendance())
     process = afpacket("--pair", "afp1", "afp2", "--endpoint", engine.endpoint)
-    assert ping("a", "10.0.0.2", wait=PATIENCE)
+    assert ping("a", "10.0.0.2")
     engine.stop()
-    assert ping("a", "10.0.0.2", wait=PATIENCE)
+    assert ping("a", "10.0.0.2")
     engine.asked.clear()
     engine.start(attendance())
-    assert eventually(lambda: len(engine.asked) >= 2, PATIENCE)
+    assert eventually(lambda: len(engine.asked) >= 2)
     assert "done" not in engine.asked[0] and len(engine.asked[1]["done"]) == 2
     seen: list[set[int]] = []
     index = index_of("veth1")
     engine.do(lambda a: a.hold("", "veth1", lambda: seen.append(packet_sockets())))
-    assert eventually(lambda: seen, PATIENCE) and index not in seen[0]
+    assert eventually(lambda: seen) and index not in seen[0]
     assert process.stop()["times"] == 1
 
 
 def test_a_consumer_that_was_killed_takes_up_again(ends, engine, afpacket):
     engine.start(attendance())
     process = afpacket("--pair", "afp1", "afp2", "--endpoint", engine.endpoint)
-    assert ping("a", "10.0.0.2", wait=PATIENCE)
+    assert ping("a", "10.0.0.2")
     process.kill()
     assert not ping("a", "10.0.0.2", wait=0.3)
     process.start()
-    assert ping("a", "10.0.0.2", wait=PATIENCE)
+    assert ping("a", "10.0.0.2")

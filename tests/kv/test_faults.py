@@ -10,10 +10,11 @@ import urllib.request
 
 import pytest
 
+from fastnl.testing import PATIENCE
 from fastnl_engine.kv import open_etcd
 from fastnl_engine.kv.base import Compacted, KVError, OutcomeUnknown, Refused, Unavailable
 from fastnl_engine.kv.mirror import Mirror
-from fastnl_engine.kv.testing import PATIENCE, eventually, free_port
+from fastnl_engine.kv.testing import eventually, free_port
 
 RECEIVED = "grpc_server_msg_received_total"
 

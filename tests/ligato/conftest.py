@@ -20,7 +20,7 @@ import pytest
 
 from fastnl.testing import eventually, ip_json
 from fastnl_engine.kv.testing import Etcd
-from fastnl_engine.testing import PATIENCE, EngineProcess
+from fastnl_engine.testing import EngineProcess
 
 HERE = Path(__file__).parent
 STATUS = {
@@ -90,7 +90,7 @@ class Agent:
             text = status.get("error", "") + " ".join(status.get("details", ()))
             return status.get("state") == state and all(word in text for word in words)
 
-        assert eventually(there, PATIENCE), f"{key}: {self.status(key)}, not {state} {words}\n{self.engine.log}"
+        assert eventually(there), f"{key}: {self.status(key)}, not {state} {words}\n{self.engine.log}"
         return self.status(key)
 
 
@@ -144,11 +144,11 @@ def comes(netns: str, ifname: str) -> bool:
         except subprocess.CalledProcessError:
             return False  # a namespace that is being made has its file before it is one
 
-    return eventually(there, PATIENCE)
+    return eventually(there)
 
 
 def goes(netns: str, ifname: str) -> bool:
-    return eventually(lambda: ifname not in links(netns), PATIENCE)
+    return eventually(lambda: ifname not in links(netns))
 
 
 def addresses(netns: str, ifname: str) -> set[str]:

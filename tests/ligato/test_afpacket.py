@@ -19,7 +19,6 @@ from tests.kernel.test_afpacket import Afpacket
 from tests.ligato.conftest import Agent, comes, goes, links, veth1, veth3
 
 from fastnl.testing import Namespaces, eventually, ping
-from fastnl_engine.testing import PATIENCE
 
 KEYS = {
     "v1": ("linux/config/v1/interface/", "vpp/config/v1/interface/"),
@@ -65,7 +64,7 @@ class Scene:
         self.agent.put(self.interface + name, self.values[name])
 
     def works(self) -> None:
-        joined = ping("n1", "10.0.0.2", wait=PATIENCE)
+        joined = ping("n1", "10.0.0.2")
         assert joined, f"{self.consumer.log}\n{self.agent.engine.log}\n{links('')}"
         for n in (1, 2):
             self.agent.expect(self.packet + f"afp{n}", "CONFIGURED")
@@ -88,7 +87,7 @@ class Scene:
         """Somebody deletes it."""
         before = links("")["host2"]["ifindex"]
         subprocess.run(["ip", "link", "del", "host2"], check=True)
-        assert eventually(lambda: links("").get("host2", {}).get("ifindex", before) != before, PATIENCE)
+        assert eventually(lambda: links("").get("host2", {}).get("ifindex", before) != before)
 
     def process(self) -> None:
         self.consumer.kill()
@@ -97,7 +96,7 @@ class Scene:
 
     def engine(self) -> None:
         self.agent.engine.kill()
-        assert ping("n1", "10.0.0.2", wait=PATIENCE)  # what is joined stays joined
+        assert ping("n1", "10.0.0.2")  # what is joined stays joined
         self.agent.engine.start()
 
     def both_and_the_process_first(self) -> None:
@@ -166,7 +165,7 @@ def test_two_namespaces_are_joined_whatever_happens_to_either_side(
     scene = Scene(agent, afpacket, layout, web=False)
     scene.suffers(scene.all_that_happens(), seed)
     scene.agent.delete(scene.packet + "afp1")
-    assert eventually(scene.silent, PATIENCE)
+    assert eventually(scene.silent)
     assert comes("", "host1")
 
 

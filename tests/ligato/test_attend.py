@@ -12,7 +12,7 @@ from tests.ligato.conftest import Agent, comes, goes, links, veth1
 from tests.ligato.test_dependents import I1, VALUES, Consumer
 
 from fastnl.testing import Namespaces, eventually
-from fastnl_engine.testing import PATIENCE, RawSocket, end, pair
+from fastnl_engine.testing import RawSocket, end, pair
 
 KEY, VALUE = VALUES["v1"]  # "af" on "va"
 LONG_ENOUGH = 0.5  # seconds after which an interface that is still there counts as waiting
@@ -172,7 +172,7 @@ def test_one_whose_configuration_goes_with_its_host_interface_is_waited_for(agen
         else:
             agent.delete(KEY)
             agent.put(I1 + "va", veth1("va", "vb", mtu=1400))
-            assert eventually(lambda: links("")["va"]["mtu"] == 1400, PATIENCE)
+            assert eventually(lambda: links("")["va"]["mtu"] == 1400)
             agent.delete(I1 + "va")
         assert consumer.step()["action"] == "delete"
         time.sleep(LONG_ENOUGH)

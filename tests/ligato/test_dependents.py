@@ -10,7 +10,6 @@ import pytest
 from tests.ligato.conftest import Agent, goes, links, veth1
 
 from fastnl.testing import Namespaces, eventually
-from fastnl_engine.testing import PATIENCE
 
 I1 = "linux/config/v1/interface/"
 VALUES = {
@@ -106,7 +105,7 @@ def test_a_host_interface_that_is_made_anew_is_released_before_and_one_that_chan
     first = consumer.step()
     consumer.done()
     agent.put(I1 + "va", veth1("va", "vb", mtu=1400))
-    assert eventually(lambda: links("")["va"]["mtu"] == 1400, PATIENCE)
+    assert eventually(lambda: links("")["va"]["mtu"] == 1400)
     agent.put(I1 + "vb", veth1("vb", "va", "n2"))
     step = consumer.step()
     assert step["action"] == "delete" and links("")["va"]["ifindex"] == first["ifindex"]

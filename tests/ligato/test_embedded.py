@@ -14,7 +14,7 @@ from tests.ligato.test_dependents import Consumer
 from tests.ligato.test_operator import routes
 
 from fastnl.testing import Namespaces, eventually, ip_json, ping
-from fastnl_engine.testing import PATIENCE, EngineProcess
+from fastnl_engine.testing import EngineProcess
 
 I1, I3 = "linux/config/v1/interface/", "config/linux/interfaces/v2/interface/"
 R1, A1 = "linux/config/v1/route/", "linux/config/v1/arp/"
@@ -56,7 +56,7 @@ class Keys:
             text = status.get("error", "") + " ".join(status.get("details", ()))
             return status.get("state") == state and all(word in text for word in words)
 
-        assert eventually(there, PATIENCE), f"{key}: {self.status(key)}, not {state} {words}\n{self.engine.log}"
+        assert eventually(there), f"{key}: {self.status(key)}, not {state} {words}\n{self.engine.log}"
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_routes_and_neighbours_of_both_layouts_come_in_any_order_and_outlive_a_k
     keys.expect(R1 + "r", "CONFIGURED")
     keys.delete(R1 + "r")
     keys.delete(A1 + "n")
-    assert eventually(lambda: "default" not in routes("n0") and "10.0.0.8" not in neighbours("n0"), PATIENCE)
+    assert eventually(lambda: "default" not in routes("n0") and "10.0.0.8" not in neighbours("n0"))
 
 
 def test_a_microservice_that_comes_goes_and_returns(
@@ -123,7 +123,7 @@ def test_a_microservice_that_comes_goes_and_returns(
     keys.expect(I3 + "va", "PENDING", "microservice-available")
     docker.run("web", env=["MICROSERVICE_LABEL=web"])
     for how in ("restart?t=0", ""):
-        assert comes("n0", "va") and ping("n0", "10.0.0.2", wait=PATIENCE)
+        assert comes("n0", "va") and ping("n0", "10.0.0.2")
         keys.expect(R3 + "10.9.0.0/16/va", "CONFIGURED")
         if how:
             docker.post("web", how)
@@ -177,17 +177,17 @@ def test_two_namespaces_are_joined_by_fastnl_afpacket(
     for n in (0, 1):
         keys.put(I1 + f"host{n}", veth1(f"host{n}", f"far{n}"))
         keys.put(I1 + f"far{n}", veth1(f"far{n}", f"host{n}", f"n{n}", f"10.0.0.{n + 1}/24"))
-    assert ping("n0", "10.0.0.2", wait=PATIENCE), process.log
+    assert ping("n0", "10.0.0.2"), process.log
     keys.start_again()
     assert ping("n0", "10.0.0.2")
     process.kill()
     assert not ping("n0", "10.0.0.2", wait=0.5)
     process.start()
-    assert ping("n0", "10.0.0.2", wait=PATIENCE)
+    assert ping("n0", "10.0.0.2")
     assert addresses("n1", "far1") == {"10.0.0.2/24"}
     keys.delete(I1 + "far0")
     assert goes("", "host0")
     keys.expect(VPP1 + "afp0", "PENDING", "host-interface-exists")
     keys.put(I1 + "far0", veth1("far0", "host0", "n0", "10.0.0.1/24"))
-    assert ping("n0", "10.0.0.2", wait=PATIENCE)
+    assert ping("n0", "10.0.0.2")
     assert "did not let go in time" not in keys.engine.log

@@ -13,7 +13,7 @@ from tests.ligato.conftest import Agent, comes, goes, ligato, links, veth1
 
 from fastnl.testing import Namespaces, eventually, ping
 from fastnl_engine.kv.testing import Etcd
-from fastnl_engine.testing import PATIENCE, EngineProcess, end, pair
+from fastnl_engine.testing import EngineProcess, end, pair
 
 I1 = "linux/config/v1/interface/"
 
@@ -71,7 +71,7 @@ def test_while_etcd_is_away_nothing_is_torn_down_and_all_is_caught_up_after(
     agent.put(I1 + "b1", veth1("b1", "a1", "n1", "10.0.1.2/24", mtu=1400))
     put(agent, halves(3))
     assert goes("n1", "b0") and comes("n0", "a3")
-    assert eventually(lambda: links("n1")["b1"]["mtu"] == 1400, PATIENCE)
+    assert eventually(lambda: links("n1")["b1"]["mtu"] == 1400)
     agent.expect(I1 + "a3", "CONFIGURED")
     agent.expect(I1 + "b0", "PENDING", "veth-peer-exists")
 
@@ -110,7 +110,7 @@ def test_a_full_etcd_keeps_statuses_from_being_written_and_nothing_else(
             agent.etcd.ctl("put", f"/filler/{n}", input="x" * 500_000)
     agent.delete(I1 + "a0")
     assert goes("n0", "a0")  # what is told still counts
-    assert eventually(lambda: "status cannot be written" in agent.engine.log, PATIENCE)
+    assert eventually(lambda: "status cannot be written" in agent.engine.log)
     agent.etcd.ctl("del", "/filler/", "--prefix")
     revision = json.loads(agent.etcd.ctl("endpoint", "status", "-w", "json"))[0]["Status"]["header"]["revision"]
     agent.etcd.ctl("compact", str(revision))
@@ -191,7 +191,7 @@ def test_a_killed_engine_adopts_all_and_removes_what_went_meanwhile_and_nothing_
     agent.put(I1 + "a2", veth1("a2", "b2", "n0", "10.0.2.1/24", mtu=1400))
     agent.engine.start()
     assert goes("n1", "b3")
-    assert eventually(lambda: links("n0")["a2"]["mtu"] == 1400, PATIENCE)
+    assert eventually(lambda: links("n0")["a2"]["mtu"] == 1400)
     after = indexes("n0")
     assert after == {name: index for name, index in before.items() if name != "a3"}
     assert after["stranger"] == stranger
@@ -226,7 +226,7 @@ def test_everything_is_made_anew_when_told_to(agent: Agent, netns: Namespaces) -
     agent.engine.stop()
     agent.engine.env["FASTNL_RESYNC"] = "recreate"
     agent.engine.start()
-    assert eventually(lambda: indexes("n0").get("a0", before["a0"]) != before["a0"], PATIENCE)
+    assert eventually(lambda: indexes("n0").get("a0", before["a0"]) != before["a0"])
     assert ping("n0", "10.0.0.2")
 
 
@@ -235,7 +235,7 @@ def test_statuses_go_with_the_engine_and_return_with_it(agent: Agent, netns: Nam
     put(agent, halves(0))
     agent.expect(I1 + "a0", "CONFIGURED")
     agent.engine.kill()
-    assert eventually(lambda: agent.status(I1 + "a0") == {}, PATIENCE)
+    assert eventually(lambda: agent.status(I1 + "a0") == {})
     agent.engine.start()
     agent.expect(I1 + "a0", "CONFIGURED")
     assert agent.engine.stop() == 0
@@ -255,7 +255,7 @@ def test_the_status_of_an_interface_tells_what_the_kernel_has(agent: Agent, netn
     netns.many(2)
     put(agent, halves(0))
     agent.expect(I1 + "a0", "CONFIGURED")
-    assert eventually(lambda: agent.interface(I1 + "a0").get("oper_status") == "UP", PATIENCE)
+    assert eventually(lambda: agent.interface(I1 + "a0").get("oper_status") == "UP")
     found = agent.interface(I1 + "a0")
     row = links("n0")["a0"]
     assert found == {
@@ -271,7 +271,7 @@ def test_counters_come_as_events_and_in_statuses(make_agent: Callable[..., Agent
     agent.expect(I1 + "a0", "CONFIGURED")
     told = agent.engine.subscribe("connection.statistics.")
     assert ping("n0", "10.0.0.2", count=3)
-    assert eventually(lambda: agent.interface(I1 + "a0").get("statistics", {}).get("in_packets", 0) >= 3, PATIENCE)
+    assert eventually(lambda: agent.interface(I1 + "a0").get("statistics", {}).get("in_packets", 0) >= 3)
     topic, body = told.next()
     assert topic == "connection.statistics.ligato/vpp1/a0+b0"
     assert set(body["a"]) == set(agent.interface(I1 + "a0")["statistics"])

@@ -13,7 +13,7 @@ from tests.ligato.conftest import Agent, addresses, comes, goes, links, veth1, v
 
 from fastnl import netns as library
 from fastnl.testing import Namespaces, eventually, ping
-from fastnl_engine.testing import PATIENCE, EngineProcess, end, pair
+from fastnl_engine.testing import EngineProcess, end, pair
 
 I1, I3 = "linux/config/v1/interface/", "config/linux/interfaces/v2/interface/"
 
@@ -41,13 +41,13 @@ def test_namespaces_are_made_when_told_to_and_go_with_their_last_user(
     agent.expect(I1 + "va", "PENDING", "veth-peer-exists")
     agent.put(I1 + "vb", veth1("vb", "va", "n1", "10.0.0.2/24"))
     agent.put(I1 + "vc", {"name": "vc", "type": 1, "namespace": {"type": 2, "name": "n1"}})
-    assert eventually(lambda: there("n1") and ping("n0", "10.0.0.2"), PATIENCE)
+    assert eventually(lambda: there("n1") and ping("n0", "10.0.0.2"))
     agent.delete(I1 + "va")
     assert goes("n1", "vb") and there("n1")
     agent.engine.kill()
     agent.engine.start()  # it remembers what it made
     agent.delete(I1 + "vc")
-    assert eventually(lambda: not there("n1"), PATIENCE)
+    assert eventually(lambda: not there("n1"))
     assert there("n0")
 
 
@@ -57,7 +57,7 @@ def test_a_made_namespace_stays_while_a_client_uses_it_and_one_that_was_replaced
     agent = make_agent(create_missing=True)
     value = {"name": "t0", "type": 1, "namespace": {"type": 2, "name": "n1"}}
     agent.put(I1 + "t0", value)
-    assert eventually(lambda: there("n1"), PATIENCE) and comes("n1", "t0")
+    assert eventually(lambda: there("n1")) and comes("n1", "t0")
     netns.make("n0")
     client = agent.engine.client()
     client.connect([pair("c", end("n0", "a"), end("n1", "b"))])
@@ -67,7 +67,7 @@ def test_a_made_namespace_stays_while_a_client_uses_it_and_one_that_was_replaced
     agent.put(I1 + "t0", value)
     agent.expect(I1 + "t0", "CONFIGURED")
     library.remove("n1")  # who needs it gets it back
-    assert eventually(lambda: there("n1"), PATIENCE) and comes("n1", "t0")
+    assert eventually(lambda: there("n1")) and comes("n1", "t0")
     agent.engine.hang_up()
     agent.engine.kill()
     library.remove("n1")
@@ -179,7 +179,7 @@ def test_a_pair_follows_a_container_through_start_stop_and_restart(
         else:
             docker.run("web", env=["MICROSERVICE_LABEL=web"])
         pid = docker.pid("web")
-        assert eventually(lambda pid=pid: "vb" in in_container(pid, "link"), PATIENCE), agent.engine.log
+        assert eventually(lambda pid=pid: "vb" in in_container(pid, "link")), agent.engine.log
         assert ping("n0", "10.0.0.2")
         agent.expect(I3 + "vb", "CONFIGURED")
         docker.post("web", "kill" if turn else "stop?t=0")
@@ -189,7 +189,7 @@ def test_a_pair_follows_a_container_through_start_stop_and_restart(
     assert comes("n0", "va")
     docker.post("web", "restart?t=0")
     pid = docker.pid("web")
-    assert eventually(lambda: "vb" in in_container(pid, "link") and ping("n0", "10.0.0.2"), PATIENCE)
+    assert eventually(lambda: "vb" in in_container(pid, "link") and ping("n0", "10.0.0.2"))
     # to a container that is not there: the pair does not stay with the one that is
     agent.put(I3 + "vb", veth3("vb", "va", "", "10.0.0.2/24", namespace={"type": "MICROSERVICE", "reference": "db"}))
     assert goes("n0", "va") and "vb" not in in_container(pid, "link")
@@ -240,8 +240,8 @@ def test_a_value_is_deleted_while_its_container_is_away(
     agent.delete(I3 + "vb")
     agent.expect(I3 + "va", "PENDING", "veth-peer-exists")
     client = agent.engine.client()
-    assert eventually(lambda: not list(client.list()), PATIENCE), list(client.list())
-    assert eventually(lambda: agent.status(I3 + "vb") == {}, PATIENCE), agent.status(I3 + "vb")
+    assert eventually(lambda: not list(client.list())), list(client.list())
+    assert eventually(lambda: agent.status(I3 + "vb") == {}), agent.status(I3 + "vb")
     docker.post("web", "start")  # and nothing comes back that nobody wants
     agent.put(I3 + "vc", there | {"name": "vc", "type": "TAP_TO_VPP", "veth": None})
     agent.expect(I3 + "vc", "CONFIGURED")
@@ -277,7 +277,7 @@ def test_docker_is_killed_while_a_half_waits(
         if not docker.inspect("web")["State"]["Running"]:  # dockerd ends what it does not find again
             docker.post("web", "start")
         agent.put(I3 + "va", here)
-    assert comes("n0", "va") and ping("n0", "10.0.0.2", wait=PATIENCE)
+    assert comes("n0", "va") and ping("n0", "10.0.0.2")
     agent.expect(I3 + "vb", "CONFIGURED")
     docker.remove("web")
     assert goes("n0", "va")
@@ -323,13 +323,13 @@ def test_the_embedded_store_configures_as_etcd_does(
         return json.loads(found[0]["value"])["value"]["state"] if found else ""
 
     put(I1 + "va", veth1("va", "vb", "n0", "10.0.0.1/24"))
-    assert eventually(lambda: state("va") == "PENDING", PATIENCE)
+    assert eventually(lambda: state("va") == "PENDING")
     engine.hang_up()
     engine.kill()
     client = engine.start().client()
     put(I1 + "vb", veth1("vb", "va", "n1", "10.0.0.2/24"))
     assert comes("n0", "va") and ping("n0", "10.0.0.2")
-    assert eventually(lambda: state("va") == state("vb") == "CONFIGURED", PATIENCE)
+    assert eventually(lambda: state("va") == state("vb") == "CONFIGURED")
     client.request("kv", action="delete", key=root + I1 + "va")
     assert goes("n1", "vb")
 

@@ -10,7 +10,7 @@ from tests.ligato.conftest import Agent, addresses, comes, links, veth1
 from tests.ligato.test_dependents import Consumer
 
 from fastnl.testing import Namespaces, eventually, ping
-from fastnl_engine.testing import PATIENCE, EngineProcess, end, pair
+from fastnl_engine.testing import EngineProcess, end, pair
 
 I1, I3 = "linux/config/v1/interface/", "config/linux/interfaces/v2/interface/"
 EXISTING = {"name": "ex", "type": "EXISTING", "enabled": True, "host_if_name": "host0", "ip_addresses": ["10.5.0.1/24"]}
@@ -74,7 +74,7 @@ def test_a_port_that_leaves_its_bridge_is_not_deleted(blind: Agent, netns: Names
     ip("link", "set", "va", "master", "host0")
     ip("link", "set", "va", "nomaster")
     ip("link", "del", "va")  # the first that is mended is this one
-    assert eventually(lambda: links("").get("va", {}).get("ifindex", index) != index, PATIENCE)
+    assert eventually(lambda: links("").get("va", {}).get("ifindex", index) != index)
     told.next()
     assert links("")["va"]["ifindex"] != index and ping("n0", "10.0.0.1")
 
@@ -112,14 +112,14 @@ def test_a_carrier_is_told_as_an_event_and_in_the_status(blind: Agent, netns: Na
     netns.make("n0")
     blind.put(I1 + "va", veth1("va", "vb", "", "10.0.0.1/24"))
     blind.put(I1 + "vb", veth1("vb", "va", "n0", "10.0.0.2/24"))
-    assert eventually(lambda: blind.interface(I1 + "va").get("oper_status") == "UP", PATIENCE)
+    assert eventually(lambda: blind.interface(I1 + "va").get("oper_status") == "UP")
     told = blind.engine.subscribe("connection.link.")
     for how, is_now in (("down", "DOWN"), ("up", "UP")):
         subprocess.run(["ip", "-n", "n0", "link", "set", "vb", how], check=True)
         heard = [told.next(), told.next()]  # the end in the namespace is looked at because of the one here
         assert {topic for topic, _ in heard} == {"connection.link.ligato/vpp1/va+vb"}
         assert [heard[0][1]["a"], heard[1][1]["b"]] == [{"oper_status": is_now}] * 2
-        assert eventually(lambda is_now=is_now: states(blind) == [is_now, is_now], PATIENCE), states(blind)
+        assert eventually(lambda is_now=is_now: states(blind) == [is_now, is_now]), states(blind)
 
 
 def test_the_carrier_of_a_pair_that_is_elsewhere_is_told_when_it_is_looked_at(
@@ -129,13 +129,13 @@ def test_the_carrier_of_a_pair_that_is_elsewhere_is_told_when_it_is_looked_at(
     agent = make_agent("audit = 0", statistics=1)
     agent.put(I1 + "va", veth1("va", "vb", "n0", "10.0.0.1/24"))
     agent.put(I1 + "vb", veth1("vb", "va", "n1", "10.0.0.2/24"))
-    assert eventually(lambda: agent.interface(I1 + "va").get("oper_status") == "UP", PATIENCE)
+    assert eventually(lambda: agent.interface(I1 + "va").get("oper_status") == "UP")
     told = agent.engine.subscribe("connection.link.")
     subprocess.run(["ip", "-n", "n1", "link", "set", "vb", "down"], check=True)
     topic, body = told.next()
     assert topic == "connection.link.ligato/vpp1/va+vb"
     assert body.get("a", body.get("b")) == {"oper_status": "DOWN"}
-    assert eventually(lambda: agent.interface(I1 + "va").get("oper_status") == "DOWN", PATIENCE)
+    assert eventually(lambda: agent.interface(I1 + "va").get("oper_status") == "DOWN")
 
 
 def test_a_flood_of_others_changes_keeps_nobody_waiting(blind: Agent, netns: Namespaces, bridges: None) -> None:

@@ -15,7 +15,7 @@ import trustme
 from tests.ligato.conftest import Agent, addresses, comes, goes, ligato, links, veth1, veth3
 
 from fastnl.testing import Namespaces, eventually, ip_json, nsenter, ping, spawn
-from fastnl_engine.testing import PATIENCE, EngineProcess
+from fastnl_engine.testing import EngineProcess
 
 I1, I3 = "linux/config/v1/interface/", "config/linux/interfaces/v2/interface/"
 R1, A1 = "linux/config/v1/route/", "linux/config/v1/arp/"
@@ -182,11 +182,11 @@ def test_checksum_offloads(agent: Agent, netns: Namespaces) -> None:
     index = links("n0")["va"]["ifindex"]
     half = off | {"txChecksumOffloading": "CHKSM_OFFLOAD_ENABLED"}
     agent.put(I3 + "va", veth3("va", "vb", "n0", "10.0.0.1/24", veth=half))
-    assert eventually(lambda: offloads("n0", "va") == {"rx": False, "tx": True}, PATIENCE)
+    assert eventually(lambda: offloads("n0", "va") == {"rx": False, "tx": True})
     assert links("n0")["va"]["ifindex"] == index
     # without a word it is on, as the kernel makes it
     agent.put(I3 + "va", veth3("va", "vb", "n0", "10.0.0.1/24"))
-    assert eventually(lambda: offloads("n0", "va") == {"rx": True, "tx": True}, PATIENCE)
+    assert eventually(lambda: offloads("n0", "va") == {"rx": True, "tx": True})
 
 
 def test_what_is_taken_out_of_a_value_interrupts_nothing(agent: Agent, netns: Namespaces) -> None:
@@ -199,8 +199,8 @@ def test_what_is_taken_out_of_a_value_interrupts_nothing(agent: Agent, netns: Na
     row = links("n0")["va"]
     assert row["mtu"] == 1400 and offloads("n0", "va") == {"rx": True, "tx": False}
     agent.put(I3 + "va", veth3("va", "vb", "n0", "10.0.0.1/24"))
-    assert eventually(lambda: links("n0")["va"]["mtu"] == 1500, PATIENCE)
-    assert eventually(lambda: offloads("n0", "va") == {"rx": True, "tx": True}, PATIENCE)
+    assert eventually(lambda: links("n0")["va"]["mtu"] == 1500)
+    assert eventually(lambda: offloads("n0", "va") == {"rx": True, "tx": True})
     agent.expect(I3 + "va", "CONFIGURED")
     # what the kernel once chose nobody knows: the MAC stays
     assert (links("n0")["va"]["ifindex"], links("n0")["va"]["address"]) == (row["ifindex"], mac)
@@ -221,7 +221,7 @@ def test_link_only_leaves_addresses_alone(agent: Agent, netns: Namespaces) -> No
     subprocess.run(["ip", "-n", "n0", "address", "add", "10.0.0.77/24", "dev", "va"], check=True)
     index = links("n0")["va"]["ifindex"]
     agent.put(I3 + "va", veth3("va", "vb", "n0", link_only=True, mtu=1400))
-    assert eventually(lambda: links("n0")["va"]["mtu"] == 1400, PATIENCE)
+    assert eventually(lambda: links("n0")["va"]["mtu"] == 1400)
     agent.engine.kill()
     agent.engine.start().resumed()
     agent.expect(I3 + "va", "CONFIGURED")
@@ -260,13 +260,13 @@ def test_an_existing_interface_is_waited_for_and_keeps_what_it_has(agent: Agent,
         subprocess.run(["ip", "link", "add", "host0", "type", "bridge"], check=True)
         subprocess.run(["ip", "address", "add", "10.6.0.1/24", "dev", "host0"], check=True)
         agent.expect(I3 + "ex", "CONFIGURED")
-        assert eventually(lambda: addresses("", "host0") == {"10.5.0.1/24", "10.6.0.1/24"}, PATIENCE)
+        assert eventually(lambda: addresses("", "host0") == {"10.5.0.1/24", "10.6.0.1/24"})
         index = links("")["host0"]["ifindex"]
         agent.engine.kill()
         agent.engine.start().resumed()
         agent.expect(I3 + "ex", "CONFIGURED")
         agent.delete(I3 + "ex")
-        assert eventually(lambda: addresses("", "host0") == {"10.6.0.1/24"}, PATIENCE)
+        assert eventually(lambda: addresses("", "host0") == {"10.6.0.1/24"})
         assert links("")["host0"]["ifindex"] == index
     finally:
         subprocess.run(["ip", "link", "del", "host0"], check=False)
@@ -332,12 +332,12 @@ def test_what_only_v1_knows_of_routes_and_neighbours(agent: Agent, netns: Namesp
     agent.put(I1 + "va", veth1("va", "vb", "n0", "10.0.0.1/24", "fd00::1/64"))
     for key in (A1 + "a1", R1 + "r1", R1 + "r2", R1 + "r3", R1 + "r4"):
         agent.expect(key, "CONFIGURED")
-    assert eventually(lambda: "default" in routes("n0") and "10.9.0.0/16" in routes("n0", "77"), PATIENCE)
+    assert eventually(lambda: "default" in routes("n0") and "10.9.0.0/16" in routes("n0", "77"))
     # an address that a gateway needs goes
     agent.put(I1 + "va", veth1("va", "vb", "n0", "10.1.0.1/24", "fd00::1/64"))
     agent.expect(R1 + "r1", "PENDING", "gw-reachable")
     agent.expect(I1 + "va", "CONFIGURED")
-    assert eventually(lambda: "default" not in routes("n0"), PATIENCE)
+    assert eventually(lambda: "default" not in routes("n0"))
 
 
 def test_a_route_that_the_kernel_refuses_keeps_nothing_else_from_being(agent: Agent, netns: Namespaces) -> None:
@@ -356,7 +356,7 @@ def test_a_route_that_the_kernel_refuses_keeps_nothing_else_from_being(agent: Ag
     # what changes is done in spite of it, and it comes when it can
     index = links("n0")["va"]["ifindex"]
     agent.put(I1 + "va", veth1("va", "vb", "n0", "10.0.0.1/24", mtu=1400))
-    assert eventually(lambda: links("n0")["va"]["mtu"] == 1400, PATIENCE)
+    assert eventually(lambda: links("n0")["va"]["mtu"] == 1400)
     agent.put(I1 + "va", veth1("va", "vb", "n0", "10.0.0.1/24", "10.77.0.1/32", mtu=1400))
     agent.expect(R1 + "bad", "CONFIGURED")
     assert routes("n0")["10.9.0.0/16"]["prefsrc"] == "10.77.0.1"
@@ -389,7 +389,7 @@ def sleepers() -> Iterator[Callable[[], int]]:
         made.append(spawn(["unshare", "--net", "sleep", "1000"]))
         pid = made[-1].pid
         own = os.readlink("/proc/self/ns/net")
-        assert eventually(lambda: os.readlink(f"/proc/{pid}/ns/net") != own, PATIENCE)
+        assert eventually(lambda: os.readlink(f"/proc/{pid}/ns/net") != own)
         return pid
 
     yield make
@@ -423,7 +423,7 @@ def test_the_namespace_of_a_process_and_of_a_path(
     agent.expect(prefix + "vb", "CONFIGURED")
     # another process: the interface moves
     agent.put(prefix + "vb", veth("vb", "va", "", "10.0.0.2/24", namespace=of_pid(other)))
-    assert eventually(lambda: "vb" in seen(other, "link"), PATIENCE) and "vb" not in seen(pid, "link")
+    assert eventually(lambda: "vb" in seen(other, "link")) and "vb" not in seen(pid, "link")
     assert comes("n0", "va") and ping("n0", "10.0.0.2")
     os.kill(other, signal.SIGKILL)
     assert goes("n0", "va")

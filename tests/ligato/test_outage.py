@@ -21,7 +21,7 @@ from tests.ligato.test_faults import I1, halves, indexes, put
 
 from fastnl.testing import Namespaces, eventually, nsenter, ping
 from fastnl_engine.kv.testing import Etcd, free_port
-from fastnl_engine.testing import PATIENCE, EngineProcess, end, pair
+from fastnl_engine.testing import EngineProcess, end, pair
 
 OUTAGE = float(os.environ.get("FASTNL_OUTAGE", "7"))
 LEASE = 5  # seconds, of statuses
@@ -178,7 +178,7 @@ def test_others_go_on_writing_while_etcd_cannot_be_reached(
     assert client.connect([pair("c", end("n0", "ca", "10.9.0.1/24"), end("n1", "cb", "10.9.0.2/24"))])[0]["ok"]
     wire.mend()
     assert goes("n1", "b0") and comes("n0", "a5")
-    assert eventually(lambda: links("n1")["b1"]["mtu"] == 1400, PATIENCE)
+    assert eventually(lambda: links("n1")["b1"]["mtu"] == 1400)
     for name in ("a1", "a2", "a3", "a4", "a5"):
         agent.expect(I1 + name, "CONFIGURED")
     agent.expect(I1 + "b0", "PENDING", "veth-peer-exists")

@@ -10,7 +10,7 @@ import pytest
 from tests.ligato.conftest import Agent, addresses, comes, goes, links, veth1, veth3
 
 from fastnl.testing import Namespaces, eventually, ip_json, ping
-from fastnl_engine.testing import PATIENCE, end, pair
+from fastnl_engine.testing import end, pair
 
 I1, I3 = "linux/config/v1/interface/", "config/linux/interfaces/v2/interface/"
 LAYOUTS = {"v1": (I1, veth1), "v3": (I3, veth3)}
@@ -55,7 +55,7 @@ def test_removing_either_half_removes_both_ends_and_putting_it_back_brings_them_
     assert goes("n0", "va") and goes("n1", "vb")
     other = "vb" if half == "va" else "va"
     agent.expect(I1 + other, "PENDING", "veth-peer-exists")
-    assert eventually(lambda: agent.status(I1 + half) == {}, PATIENCE)
+    assert eventually(lambda: agent.status(I1 + half) == {})
     agent.put(I1 + half, value)
     assert is_up()
     agent.expect(I1 + other, "CONFIGURED")
@@ -122,13 +122,13 @@ def test_every_field_is_in_the_kernel_and_changes_in_place(agent: Agent, netns: 
     agent.put(I3 + "va", veth3("va", "vb", "n0", "10.0.0.9/24", "fd00::1/64", hostIfName="eth1",
                                physAddress="d2:74:8c:12:67:d3", mtu=1410))  # fmt: skip
     assert comes("n0", "eth1")
-    assert eventually(lambda: addresses("n0", "eth1") == {"10.0.0.9/24", "fd00::1/64"}, PATIENCE)
+    assert eventually(lambda: addresses("n0", "eth1") == {"10.0.0.9/24", "fd00::1/64"})
     row = links("n0")["eth1"]
     assert (row["ifindex"], row["address"], row["mtu"]) == (index, "d2:74:8c:12:67:d3", 1410)
-    assert eventually(lambda: agent.status(I3 + "va").get("last_operation") == "UPDATE", PATIENCE)
+    assert eventually(lambda: agent.status(I3 + "va").get("last_operation") == "UPDATE")
     agent.expect(I3 + "va", "CONFIGURED")
     agent.put(I3 + "vb", veth3("vb", "va", "n1", "10.0.0.2", host_if_name="eth7", mtu=1300))
-    assert eventually(lambda: "UP" in links("n1")["eth7"]["flags"], PATIENCE)
+    assert eventually(lambda: "UP" in links("n1")["eth7"]["flags"])
     assert links("n0")["eth1"]["ifindex"] == index
 
 
@@ -139,7 +139,7 @@ def test_a_new_namespace_or_type_makes_the_interface_anew(agent: Agent, netns: N
     agent.put(I1 + "vb", veth1("vb", "va", "n2", "10.0.0.2/24"))
     assert comes("n2", "vb") and goes("n1", "vb") and ping("n0", "10.0.0.2")
     agent.put(I1 + "va", {"name": "va", "type": 1, "enabled": True, "namespace": {"type": 2, "name": "n0"}})
-    assert eventually(lambda: links("n0").get("va", {}).get("linkinfo", {}).get("info_kind") == "tun", PATIENCE)
+    assert eventually(lambda: links("n0").get("va", {}).get("linkinfo", {}).get("info_kind") == "tun")
     assert goes("n2", "vb")
     agent.expect(I1 + "va", "CONFIGURED", "type changed")
 
@@ -176,9 +176,9 @@ def test_a_change_of_both_ends_is_one_job(agent: Agent, netns: Namespaces) -> No
     client = agent.engine.client()
     before = client.info()["totals"]
     agent.put_all({I1 + "va": veth1("va", "vb", "n0", mtu=1400), I1 + "vb": veth1("vb", "va", "n1", mtu=1400)})
-    assert eventually(lambda: links("n1")["vb"]["mtu"] == 1400, PATIENCE)
+    assert eventually(lambda: links("n1")["vb"]["mtu"] == 1400)
     # the kernel has it a moment before it is booked
-    assert eventually(lambda: client.info()["totals"]["updated"] > before["updated"], PATIENCE)
+    assert eventually(lambda: client.info()["totals"]["updated"] > before["updated"])
     totals = client.info()["totals"]
     assert (totals["updated"] - before["updated"], totals["cycles"] - before["cycles"]) == (1, 1)
 
@@ -200,7 +200,7 @@ def test_names_that_swap_come_true(agent: Agent, netns: Namespaces) -> None:
             "va+vb": "y", "vc+vd": "x",
         }  # fmt: skip
 
-    assert eventually(swapped, PATIENCE), links("n0")
+    assert eventually(swapped), links("n0")
     for key in values:
         agent.expect(key, "CONFIGURED")
 
@@ -265,7 +265,7 @@ def test_routes_and_neighbours_come_in_any_order(agent: Agent, netns: Namespaces
         agent.expect(key, "CONFIGURED")
     agent.delete("config/linux/l3/v2/route/10.8.0.0/24/va")
     agent.expect("linux/config/v1/route/r1", "PENDING", "gw-reachable")
-    assert eventually(lambda: "10.9.0.0/16" not in {r["dst"] for r in ip_json("n0", "route")}, PATIENCE)
+    assert eventually(lambda: "10.9.0.0/16" not in {r["dst"] for r in ip_json("n0", "route")})
     agent.delete(I1 + "vb")
     agent.expect("config/linux/l3/v2/arp/va/10.0.0.7", "PENDING", "outgoing-interface-is-up")
 
@@ -276,7 +276,7 @@ def test_an_interface_that_is_deleted_behind_our_back_returns(agent: Agent, netn
     assert is_up()
     index = links("n0")["va"]["ifindex"]
     subprocess.run(["ip", "-n", "n0", "link", "del", "va"], check=True)
-    assert eventually(lambda: links("n0").get("va", {}).get("ifindex", index) != index, PATIENCE)
+    assert eventually(lambda: links("n0").get("va", {}).get("ifindex", index) != index)
     assert is_up()
     agent.expect(I1 + "va", "CONFIGURED")
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from tests.ligato.conftest import Agent, comes, goes, ligato, links, veth1, veth3
 
-from fastnl.testing import Namespaces, eventually, ping
+from fastnl.testing import PATIENCE, Namespaces, eventually, ping
 from fastnl_engine.kv.testing import Etcd
-from fastnl_engine.testing import PATIENCE, EngineProcess
+from fastnl_engine.testing import EngineProcess
 
 I1, I3 = "linux/config/v1/interface/", "config/linux/interfaces/v2/interface/"
 R1, R3 = "linux/config/v1/route/", "config/linux/l3/v2/route/"
@@ -147,7 +147,7 @@ def test_ten_thousand_keys_at_a_start(
     began = time.monotonic()
     agent.engine.start().resumed()
     client = agent.engine.client()
-    assert eventually(lambda: "configuration read" in agent.engine.log.rpartition("event=serving")[2], PATIENCE)
+    assert eventually(lambda: "configuration read" in agent.engine.log.rpartition("event=serving")[2])
     record_property("seconds at the second", time.monotonic() - began)
     agent.put(I1 + "t", {"name": "t", "type": 1, "namespace": {"type": 2, "name": "n3"}})
     agent.expect(I1 + "t", "CONFIGURED")  # it came after all of them

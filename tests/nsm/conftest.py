@@ -23,10 +23,9 @@ import pytest
 from fastnl.testing import Census, Namespaces, eventually, ip_json
 from fastnl_engine.adapters.nsm.gate import SPEAKER
 from fastnl_engine.adapters.nsm.testing import Forwarder
-from fastnl_engine.testing import PATIENCE, EngineProcess
+from fastnl_engine.testing import EngineProcess
 
 HERE = Path(__file__).parent
-KERNEL_PATIENCE = 5
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -55,7 +54,7 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
         left[:] = take().difference(before)
         return not left
 
-    if not eventually(clean, KERNEL_PATIENCE):
+    if not eventually(clean):
         pytest.fail("left behind:\n  " + "\n  ".join(left), pytrace=False)
 
 
@@ -103,7 +102,7 @@ class ForwarderProcess(EngineProcess):
     def start(self) -> ForwarderProcess:
         super().start()
         mesh = "forwarding for the mesh"
-        assert eventually(lambda: mesh in self.log.rpartition("event=serving")[2], PATIENCE), self.log
+        assert eventually(lambda: mesh in self.log.rpartition("event=serving")[2]), self.log
         return self
 
 

@@ -8,12 +8,11 @@ import random
 import grpc
 import pytest
 
-from fastnl.testing import eventually
+from fastnl.testing import PATIENCE, eventually
 from fastnl_engine.adapters.nsm.inodes import inode_of
 from fastnl_engine.adapters.nsm.pb.crossconnect_pb2 import CrossConnect
 from fastnl_engine.adapters.nsm.testing import Manager, addresses, cross_connect, kernel, request
 
-LONG = 30  # seconds that a call has
 STEPS = int(os.environ.get("FASTNL_NSM_STEPS", "40"))
 ROOMS = ("blue", "red", "green", "grey")
 # what may come of a name or a namespace that another one has, or that has just gone
@@ -35,7 +34,7 @@ class Mesh:
         context.mtu = mtu
         face = self.forwarder.face()
         if self.generation == 1:
-            face.cross.Request(cross_connect(id_, *names, context), timeout=LONG)
+            face.cross.Request(cross_connect(id_, *names, context), timeout=PATIENCE)
             return
         self.manager.endpoint, self.manager.context = names[1], context
         asked = request(id_, names[0])
@@ -43,14 +42,14 @@ class Mesh:
             asked.connection.CopyFrom(self.made[id_])
             asked.connection.mechanism.CopyFrom(names[0])
             asked.connection.context.CopyFrom(context)
-        self.made[id_] = face.service.Request(asked, timeout=LONG)
+        self.made[id_] = face.service.Request(asked, timeout=PATIENCE)
 
     def close(self, id_):
         face = self.forwarder.face()
         if self.generation == 1:
-            face.cross.Close(CrossConnect(id=id_), timeout=LONG)
+            face.cross.Close(CrossConnect(id=id_), timeout=PATIENCE)
         else:
-            face.service.Close(self.made.get(id_) or request(id_, kernel("x", 1)).connection, timeout=LONG)
+            face.service.Close(self.made.get(id_) or request(id_, kernel("x", 1)).connection, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("generation", [1, 2])
@@ -100,8 +99,8 @@ def test_any_order(make_forwarder, netns, links, tmp_path, generation, seed):
             except grpc.RpcError as e:
                 assert e.code().name in EXPECTED, (history, e)
             if what in ("kill", "restart"):
-                assert eventually(settled, LONG), (history, list(forwarder.client().list()))
-        assert eventually(settled, LONG), (history, list(forwarder.client().list()))
+                assert eventually(settled), (history, list(forwarder.client().list()))
+        assert eventually(settled), (history, list(forwarder.client().list()))
         for id_ in map(str, range(5)):
             mesh.close(id_)
         assert list(forwarder.client().list()) == [], history

@@ -12,14 +12,13 @@ import grpc
 import grpc.aio
 import pytest
 
-from fastnl.testing import eventually, ping
+from fastnl.testing import PATIENCE, eventually, ping
 from fastnl_engine.adapters.nsm.frames import LENGTH, Word, encode
 from fastnl_engine.adapters.nsm.gate import Call, Gate
 from fastnl_engine.adapters.nsm.inodes import inode_of
 from fastnl_engine.adapters.nsm.speaker import CAP_NET_BIND_SERVICE
 from fastnl_engine.adapters.nsm.testing import addresses, cross_connect, kernel
 
-LONG = 60
 SIZE = 50_000  # bytes of a message
 
 
@@ -34,13 +33,13 @@ def pair(blue, red):
 
 def test_its_end_is_a_new_beginning(forwarder, blue, red):
     nsm, asked = forwarder.face(), pair(blue, red)
-    nsm.cross.Request(asked, timeout=LONG)
+    nsm.cross.Request(asked, timeout=PATIENCE)
     first = forwarder.speaker
     os.kill(first, signal.SIGKILL)
-    assert eventually(lambda: forwarder.log.count("forwarding for the mesh") == 2, LONG), forwarder.log
+    assert eventually(lambda: forwarder.log.count("forwarding for the mesh") == 2), forwarder.log
     assert ping(blue, "172.16.1.2") and forwarder.speaker != first
-    nsm.cross.Request(asked, timeout=LONG, wait_for_ready=True)
-    nsm.cross.Close(asked, timeout=LONG)
+    nsm.cross.Request(asked, timeout=PATIENCE, wait_for_ready=True)
+    nsm.cross.Close(asked, timeout=PATIENCE)
     assert forwarder.running
 
 
@@ -48,7 +47,7 @@ def test_signals_are_for_the_engine(forwarder):
     speaker = forwarder.speaker
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         os.kill(speaker, signum)
-    forwarder.face().cross.Close(cross_connect("none", kernel("a", 1), kernel("b", 1)), timeout=LONG)
+    forwarder.face().cross.Close(cross_connect("none", kernel("a", 1), kernel("b", 1)), timeout=PATIENCE)
     assert forwarder.speaker == speaker
     assert forwarder.stop() == 0 and not runs(speaker)
 
@@ -61,15 +60,15 @@ def test_strangers_talk_to_a_process_without_capabilities(forwarder, blue, red):
         assert int(told["CapEff"], 16) | int(told["CapPrm"], 16) == 1 << CAP_NET_BIND_SERVICE
         assert told["NoNewPrivs"] == "1"
     asked = pair(blue, red)
-    forwarder.face().cross.Request(asked, timeout=LONG, wait_for_ready=True)
+    forwarder.face().cross.Request(asked, timeout=PATIENCE, wait_for_ready=True)
     assert ping(blue, "172.16.1.2")
-    forwarder.face().cross.Close(asked, timeout=LONG)
+    forwarder.face().cross.Close(asked, timeout=PATIENCE)
 
 
 def test_it_ends_with_the_engine(forwarder):
     speaker = forwarder.speaker
     forwarder.kill()
-    assert eventually(lambda: not runs(speaker), LONG)
+    assert eventually(lambda: not runs(speaker))
 
 
 class Served:
@@ -123,7 +122,7 @@ def over_gate(tmp_path, check):
             served = Served()
             served.add_to(gate)
             await gate.start(broken.append)
-            async with grpc.aio.insecure_channel(f"unix:{tmp_path}/served") as channel, asyncio.timeout(LONG):
+            async with grpc.aio.insecure_channel(f"unix:{tmp_path}/served") as channel, asyncio.timeout(PATIENCE):
                 await check(served, channel, gate)
                 await done_with(gate)
             await gate.stop(0.1)
@@ -178,9 +177,9 @@ def test_streams_end_and_calls_do(tmp_path):
 
 def test_whoever_waits_no_more_is_heard_of(tmp_path):
     async def check(served, channel, gate):
-        call = channel.unary_unary("/test/wait")(b"", timeout=LONG)
+        call = channel.unary_unary("/test/wait")(b"", timeout=PATIENCE)
         await served.asked.wait()
-        assert 0 < served.remaining <= LONG
+        assert 0 < served.remaining <= PATIENCE
         call.cancel()
         await served.gone.wait()
 
@@ -250,7 +249,7 @@ def test_calls_that_are_under_way_at_a_stop(tmp_path):
         try:
             served.add_to(gate)
             await gate.start(lambda e: None)
-            async with grpc.aio.insecure_channel(f"unix:{tmp_path}/served") as channel, asyncio.timeout(LONG):
+            async with grpc.aio.insecure_channel(f"unix:{tmp_path}/served") as channel, asyncio.timeout(PATIENCE):
                 call = channel.unary_unary("/test/wait")(b"")
                 await served.asked.wait()
                 await gate.stop(0.1)

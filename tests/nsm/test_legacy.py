@@ -12,13 +12,12 @@ import grpc
 import pytest
 from google.protobuf.empty_pb2 import Empty
 
-from fastnl.testing import eventually, ip_json, nsenter, ping, spawn
+from fastnl.testing import PATIENCE, eventually, ip_json, nsenter, ping, spawn
 from fastnl_engine.adapters.nsm.inodes import inode_of
 from fastnl_engine.adapters.nsm.pb import connection_pb2, crossconnect_pb2
 from fastnl_engine.adapters.nsm.pb.crossconnect_pb2 import CrossConnect
 from fastnl_engine.adapters.nsm.testing import Events, Manager, addresses, cross_connect, kernel, vxlan
 
-LONG = 30  # seconds that a call has
 ADDRESSES = ("172.16.1.1/30", "172.16.1.2/30")
 
 
@@ -33,7 +32,7 @@ def pair(id="1", blue="blue", red="red", names=("nsm0", "nsm0"), context=None):
 
 def refused(call, *args):
     with pytest.raises(grpc.RpcError) as caught:
-        call(*args, timeout=LONG)
+        call(*args, timeout=PATIENCE)
     return caught.value
 
 
@@ -42,18 +41,18 @@ def refused(call, *args):
 
 def test_a_pair_between_two_namespaces(forwarder, blue, red, links):
     nsm, asked = forwarder.face(), pair()
-    assert nsm.cross.Request(asked, timeout=LONG) == asked
+    assert nsm.cross.Request(asked, timeout=PATIENCE) == asked
     assert ping(blue, "172.16.1.2") and ping(red, "172.16.1.1")
     assert links(blue)["nsm0"]["mtu"] == 16000
     index = links(blue)["nsm0"]["ifindex"]
-    assert nsm.cross.Request(asked, timeout=LONG) == asked
+    assert nsm.cross.Request(asked, timeout=PATIENCE) == asked
     assert links(blue)["nsm0"]["ifindex"] == index
-    nsm.cross.Close(asked, timeout=LONG)
+    nsm.cross.Close(asked, timeout=PATIENCE)
     assert set(links(blue)) == set(links(red)) == {"lo"}
-    nsm.cross.Close(asked, timeout=LONG)  # of the unknown is fine
-    nsm.cross.Request(asked, timeout=LONG)
+    nsm.cross.Close(asked, timeout=PATIENCE)  # of the unknown is fine
+    nsm.cross.Request(asked, timeout=PATIENCE)
     assert ping(blue, "172.16.1.2")
-    nsm.cross.Close(asked, timeout=LONG)
+    nsm.cross.Close(asked, timeout=PATIENCE)
 
 
 def test_everything_that_a_context_says(forwarder, blue, red, links):
@@ -65,7 +64,7 @@ def test_everything_that_a_context_says(forwarder, blue, red, links):
     )  # fmt: skip
     context.mtu = 1400
     context.ethernet_context.src_mac, context.ethernet_context.dst_mac = "02:00:00:00:00:01", "02:00:00:00:00:02"
-    forwarder.face().cross.Request(pair(context=context, names=("eth1", "eth9")), timeout=LONG)
+    forwarder.face().cross.Request(pair(context=context, names=("eth1", "eth9")), timeout=PATIENCE)
     assert ping(blue, "172.16.1.2") and ping(red, "fd00::1")
     assert (links(blue)["eth1"]["mtu"], links(red)["eth9"]["mtu"]) == (1400, 1400)
     assert links(blue)["eth1"]["address"] == "02:00:00:00:00:01"
@@ -83,13 +82,13 @@ def test_everything_that_a_context_says(forwarder, blue, red, links):
 
 def test_an_update_takes_away_what_the_old_one_had(forwarder, netns, blue, red, links):
     nsm = forwarder.face()
-    nsm.cross.Request(pair(context=addresses(*ADDRESSES, dst_routes=[{"prefix": "10.1.0.0/16"}])), timeout=LONG)
+    nsm.cross.Request(pair(context=addresses(*ADDRESSES, dst_routes=[{"prefix": "10.1.0.0/16"}])), timeout=PATIENCE)
     index = links(blue)["nsm0"]["ifindex"]
-    nsm.cross.Request(pair(names=("eth1", "nsm0"), context=addresses("10.0.0.1/24", "10.0.0.2/24")), timeout=LONG)
+    nsm.cross.Request(pair(names=("eth1", "nsm0"), context=addresses("10.0.0.1/24", "10.0.0.2/24")), timeout=PATIENCE)
     assert ping(blue, "10.0.0.2")
     assert links(blue)["eth1"]["ifindex"] == index and "nsm0" not in links(blue)
     assert {row["dst"] for row in ip_json(blue, "route", "show")} == {"10.0.0.0/24"}
-    nsm.cross.Request(pair(red=netns.make("green")), timeout=LONG)
+    nsm.cross.Request(pair(red=netns.make("green")), timeout=PATIENCE)
     assert ping(blue, "172.16.1.2")
     assert set(links(red)) == {"lo"}
 
@@ -102,7 +101,7 @@ def test_a_namespace_of_a_process_that_is_no_pause(forwarder, blue, links):
             "p", kernel("nsm0", inode(blue)), kernel("nsm0", inode_of(f"pid:{process.pid}")), addresses(*ADDRESSES)
         )
         nsm = forwarder.face()
-        nsm.cross.Request(asked, timeout=LONG)
+        nsm.cross.Request(asked, timeout=PATIENCE)
         assert ping(blue, "172.16.1.2")
         with Events(nsm.cross_monitor.MonitorCrossConnects(Empty())) as events:
             assert events.next().cross_connects["p"].source.state == connection_pb2.UP
@@ -113,19 +112,19 @@ def test_a_namespace_of_a_process_that_is_no_pause(forwarder, blue, links):
             assert event.cross_connects["p"].source.state == connection_pb2.DOWN
     assert eventually(lambda: set(links(blue)) == {"lo"})
     assert eventually(lambda: list(forwarder.client().list()) == [])
-    nsm.cross.Close(asked, timeout=LONG)
+    nsm.cross.Close(asked, timeout=PATIENCE)
 
 
 def test_a_name_that_comes_back_is_another_namespace(forwarder, netns, blue, red, links):
     nsm, asked = forwarder.face(), pair()
-    nsm.cross.Request(asked, timeout=LONG)
+    nsm.cross.Request(asked, timeout=PATIENCE)
     with Events(nsm.cross_monitor.MonitorCrossConnects(Empty())) as events:
         events.next()
         netns.let_go("red")
         assert events.next().cross_connects["1"].destination.state == connection_pb2.DOWN
         assert eventually(lambda: list(forwarder.client().list()) == [])
         netns.make("red")
-        nsm.cross.Request(pair(), timeout=LONG)  # the manager heals
+        nsm.cross.Request(pair(), timeout=PATIENCE)  # the manager heals
         assert events.next().cross_connects["1"].destination.state == connection_pb2.UP
     assert ping(blue, "172.16.1.2")
 
@@ -135,10 +134,10 @@ def test_what_a_monitor_sees(forwarder, blue, red):
     with Events(nsm.cross_monitor.MonitorCrossConnects(Empty())) as events:
         first = events.next()
         assert first.type == crossconnect_pb2.INITIAL_STATE_TRANSFER and not first.cross_connects
-        nsm.cross.Request(pair(), timeout=LONG)
+        nsm.cross.Request(pair(), timeout=PATIENCE)
         event = events.next()
         assert (event.type, dict(event.cross_connects)) == (crossconnect_pb2.UPDATE, {"1": pair()})
-        nsm.cross.Close(CrossConnect(id="1"), timeout=LONG)
+        nsm.cross.Close(CrossConnect(id="1"), timeout=PATIENCE)
         event = events.next()
         assert (event.type, list(event.cross_connects)) == (crossconnect_pb2.DELETE, ["1"])
 
@@ -150,7 +149,7 @@ def test_what_went_through(forwarder, netns, blue, red):
     nsm = forwarder.face()
     with Events(nsm.cross_monitor.MonitorCrossConnects(Empty())) as events:
         assert not events.next().metrics
-        nsm.cross.Request(pair(), timeout=LONG)
+        nsm.cross.Request(pair(), timeout=PATIENCE)
         assert ping(blue, "172.16.1.2", count=3)
 
         def counted():
@@ -160,12 +159,12 @@ def test_what_went_through(forwarder, netns, blue, red):
             assert all(set(side.metrics) == SIX for side in event.metrics.values())
             return int(event.metrics["SRC-1"].metrics["tx_packets"]), int(event.metrics["DST-1"].metrics["rx_packets"])
 
-        assert eventually(lambda: min(counted()) >= 3, LONG)
+        assert eventually(lambda: min(counted()) >= 3)
         # whoever comes later has them at once
         with Events(nsm.cross_monitor.MonitorCrossConnects(Empty())) as others:
             assert int(others.next().metrics["SRC-1"].metrics["tx_packets"]) >= 3
         # they do not outlive their connection
-        nsm.cross.Close(pair(), timeout=LONG)
+        nsm.cross.Close(pair(), timeout=PATIENCE)
     with Events(nsm.cross_monitor.MonitorCrossConnects(Empty())) as events:
         assert not events.next().metrics
 
@@ -177,16 +176,16 @@ def test_a_tunnel_that_was_a_pair_has_the_counters_of_one_end(forwarder, blue, r
         with Events(nsm.cross_monitor.MonitorCrossConnects(Empty())) as events:
             return set(events.next().metrics)
 
-    nsm.cross.Request(pair(), timeout=LONG)
-    assert eventually(lambda: sides() == {"SRC-1", "DST-1"}, LONG)
+    nsm.cross.Request(pair(), timeout=PATIENCE)
+    assert eventually(lambda: sides() == {"SRC-1", "DST-1"})
     tunnel = vxlan("127.0.0.1", "127.0.0.2", 7)
-    nsm.cross.Request(cross_connect("1", kernel("nsm0", inode(blue)), tunnel, addresses(*ADDRESSES)), timeout=LONG)
-    assert "DST-1" not in sides() and eventually(lambda: sides() == {"SRC-1"}, LONG)
+    nsm.cross.Request(cross_connect("1", kernel("nsm0", inode(blue)), tunnel, addresses(*ADDRESSES)), timeout=PATIENCE)
+    assert "DST-1" not in sides() and eventually(lambda: sides() == {"SRC-1"})
 
 
 def test_nothing_is_counted_where_that_is_not_wanted(make_forwarder, blue, red):
     nsm = make_forwarder(env={"METRICS_COLLECTOR_ENABLED": "false"}).start().face()
-    nsm.cross.Request(pair(), timeout=LONG)
+    nsm.cross.Request(pair(), timeout=PATIENCE)
     time.sleep(3)
     with Events(nsm.cross_monitor.MonitorCrossConnects(Empty())) as events:
         assert not events.next().metrics
@@ -197,7 +196,7 @@ def test_a_monitor_of_more_than_one_message_holds(forwarder, blue, red):
     asked = [pair(str(i), names=(f"a{i}", f"b{i}"), context=addresses()) for i in range(120)]
     for one in asked:
         one.source.labels["filling"] = "x" * 40_000
-    for call in [nsm.cross.Request.future(one, timeout=LONG) for one in asked]:
+    for call in [nsm.cross.Request.future(one, timeout=PATIENCE) for one in asked]:
         call.result()
     with Events(nsm.cross_monitor.MonitorCrossConnects(Empty())) as events:
         first, then = events.next(), events.next()
@@ -206,14 +205,14 @@ def test_a_monitor_of_more_than_one_message_holds(forwarder, blue, red):
 
 
 def test_a_restart_heals_without_the_manager(forwarder, blue, red, links):
-    forwarder.face().cross.Request(pair(), timeout=LONG)
+    forwarder.face().cross.Request(pair(), timeout=PATIENCE)
     index = links(blue)["nsm0"]["ifindex"]
     forwarder.hang_up()
     forwarder.kill()
     subprocess.run(["ip", "-n", red, "link", "del", "nsm0"], check=True)
     forwarder.start().resumed()
     nsm = forwarder.face()
-    assert ping(blue, "172.16.1.2", wait=20)
+    assert ping(blue, "172.16.1.2")
     healed = links(blue)["nsm0"]["ifindex"]
     with Events(nsm.cross_monitor.MonitorCrossConnects(Empty())) as events:
         assert dict(events.next().cross_connects) == {"1": pair()}
@@ -221,10 +220,10 @@ def test_a_restart_heals_without_the_manager(forwarder, blue, red, links):
     forwarder.kill()
     forwarder.start().resumed()
     nsm = forwarder.face()
-    nsm.cross.Request(pair(), timeout=LONG)
+    nsm.cross.Request(pair(), timeout=PATIENCE)
     assert links(blue)["nsm0"]["ifindex"] == healed and index
     assert forwarder.client().info()["totals"]["updated"] == 0
-    nsm.cross.Close(pair(), timeout=LONG)
+    nsm.cross.Close(pair(), timeout=PATIENCE)
     assert set(links(blue)) == {"lo"}
 
 
@@ -237,9 +236,9 @@ def test_a_connection_between_hosts(make_forwarder, hosts, blue, red, links):
         for host, address in hosts.items()
     }
     tunnel, context = vxlan("192.0.2.1", "192.0.2.2", 7), addresses(*ADDRESSES)
-    faces["host2"].cross.Request(cross_connect("r", tunnel, kernel("nsm0", inode(red)), context), timeout=LONG)
+    faces["host2"].cross.Request(cross_connect("r", tunnel, kernel("nsm0", inode(red)), context), timeout=PATIENCE)
     asked = cross_connect("r", kernel("nsm0", inode(blue)), tunnel, context)
-    faces["host1"].cross.Request(asked, timeout=LONG)
+    faces["host1"].cross.Request(asked, timeout=PATIENCE)
     assert ping(blue, "172.16.1.2") and ping(red, "172.16.1.1")
     link = links(blue)["nsm0"]
     assert (link["linkinfo"]["info_data"]["port"], link["mtu"]) == (8472, 1500)
@@ -253,7 +252,7 @@ def test_a_connection_between_hosts(make_forwarder, hosts, blue, red, links):
     update.cancel()
     assert [m.type for m in mechanisms.local_mechanisms] == ["KERNEL_INTERFACE"]
     assert [(m.type, m.parameters["src_ip"]) for m in mechanisms.remote_mechanisms] == [("VXLAN", "192.0.2.1")]
-    faces["host1"].cross.Close(asked, timeout=LONG)
+    faces["host1"].cross.Close(asked, timeout=PATIENCE)
     assert set(links(blue)) == {"lo"}
 
 
@@ -264,10 +263,10 @@ def test_registration_and_again_when_the_manager_was_away(make_forwarder, tmp_pa
     path = f"{tmp_path}/registrar.sock"
     forwarder = make_forwarder(env={"FORWARDER_REGISTRAR_SOCKET": path}).start()
     with Manager(f"unix:{path}") as manager:
-        assert eventually(lambda: manager.followed, LONG)
+        assert eventually(lambda: manager.followed)
         assert manager.registered == [forwarder.target.removeprefix("unix:")]
     with Manager(f"unix:{path}") as manager:
-        assert eventually(lambda: manager.registered, LONG), forwarder.log
+        assert eventually(lambda: manager.registered), forwarder.log
         assert forwarder.stop() == 0
         assert manager.unregistered == ["kernel-forwarder"]
 
@@ -283,14 +282,14 @@ def test_the_environment_of_a_deployment(make_forwarder, tmp_path):
     )  # fmt: skip
     with Manager(f"unix:{tmp_path}/nsm.forwarder-registrar.io.sock") as manager:
         forwarder.start()
-        assert eventually(lambda: manager.registered == [place], LONG)
+        assert eventually(lambda: manager.registered == [place])
         for path, status in (("liveness", 200), ("readiness", 200)):
             with urllib.request.urlopen(f"http://{probes}/{path}") as answer:
                 assert (answer.status, answer.read()) == (status, b"OK")
         # the socket of a run that was killed is in nobody's way
         forwarder.kill()
         forwarder.start()
-        assert eventually(lambda: manager.registered == [place] * 2, LONG)
+        assert eventually(lambda: manager.registered == [place] * 2)
 
 
 @pytest.mark.parametrize(
@@ -416,8 +415,8 @@ def test_what_cannot_be_says_so_and_leaves_nothing(forwarder, blue, red, links):
     bare = pair()
     bare.source.ClearField("context")
     bare.destination.ClearField("context")
-    nsm.cross.Request(bare, timeout=LONG)  # a missing context is no mistake, it just asks for nothing
-    nsm.cross.Request(pair(context=addresses()), timeout=LONG)
+    nsm.cross.Request(bare, timeout=PATIENCE)  # a missing context is no mistake, it just asks for nothing
+    nsm.cross.Request(pair(context=addresses()), timeout=PATIENCE)
     error = refused(nsm.cross.Request, pair("2"))
     assert error.code() == grpc.StatusCode.ALREADY_EXISTS and error.details().startswith("conflict: ")
     assert dict(error.trailing_metadata())["fastnl-code-bin"] == b"conflict"
@@ -425,7 +424,7 @@ def test_what_cannot_be_says_so_and_leaves_nothing(forwarder, blue, red, links):
 
 def test_a_refused_update_leaves_what_there_was(forwarder, blue, red):
     nsm = forwarder.face()
-    nsm.cross.Request(pair(), timeout=LONG)
+    nsm.cross.Request(pair(), timeout=PATIENCE)
     asked = pair()
     asked.source.context.ip_context.dst_routes.add(prefix="224.0.0.0/4")
     asked.source.mechanism.parameters["name"] = "lo"
@@ -440,7 +439,7 @@ def test_clients_that_go_away_leave_nothing_half_done(forwarder, blue, red, link
     calls = [nsm.cross.Request.future(pair(str(i), names=(f"n{i}", f"n{i}"))) for i in range(50)]
     for call in calls:
         call.cancel()
-    nsm.cross.Request(pair("last"), timeout=LONG)
+    nsm.cross.Request(pair("last"), timeout=PATIENCE)
 
     def agree():
         """Some had their answer on its way; of those all are sure, of the others there is nothing."""
@@ -453,7 +452,7 @@ def test_clients_that_go_away_leave_nothing_half_done(forwarder, blue, red, link
 
     assert eventually(agree)
     for i in range(50):
-        nsm.cross.Close(CrossConnect(id=str(i)), timeout=LONG)
+        nsm.cross.Close(CrossConnect(id=str(i)), timeout=PATIENCE)
     assert set(links(blue)) == {"lo", "nsm0"}
 
 
@@ -462,22 +461,22 @@ def test_one_id_is_worked_on_in_order(forwarder, blue, red, links):
     for _ in range(5):
         calls = []
         for i in range(10):
-            calls.append(nsm.cross.Request.future(pair(names=(f"n{i}", f"n{i}")), timeout=LONG))
-            calls.append(nsm.cross.Close.future(pair(), timeout=LONG))
+            calls.append(nsm.cross.Request.future(pair(names=(f"n{i}", f"n{i}")), timeout=PATIENCE))
+            calls.append(nsm.cross.Close.future(pair(), timeout=PATIENCE))
         for call in calls:
             call.result()
-        nsm.cross.Close(pair(), timeout=LONG)
+        nsm.cross.Close(pair(), timeout=PATIENCE)
         assert set(links(blue)) == set(links(red)) == {"lo"}
 
 
 def test_streams_that_nobody_reads(forwarder, blue, red):
     nsm = forwarder.face()
     calls = [nsm.cross_monitor.MonitorCrossConnects(Empty()) for _ in range(500)]
-    nsm.cross.Request(pair(), timeout=LONG)
+    nsm.cross.Request(pair(), timeout=PATIENCE)
     assert ping(blue, "172.16.1.2")
     for call in calls:
         call.cancel()
-    nsm.cross.Close(pair(), timeout=LONG)
+    nsm.cross.Close(pair(), timeout=PATIENCE)
 
 
 def test_nothing_grows(forwarder, blue, red):
@@ -485,11 +484,11 @@ def test_nothing_grows(forwarder, blue, red):
     bad.source.mechanism.parameters["name"] = "lo"
 
     def cycle():
-        nsm.cross.Request(pair(), timeout=LONG)
+        nsm.cross.Request(pair(), timeout=PATIENCE)
         with Events(nsm.cross_monitor.MonitorCrossConnects(Empty())) as events:
             events.next()
         refused(nsm.cross.Request, bad)
-        nsm.cross.Close(pair(), timeout=LONG)
+        nsm.cross.Close(pair(), timeout=PATIENCE)
 
     for _ in range(5):
         cycle()
@@ -505,10 +504,10 @@ def test_many_at_once(forwarder, netns, links):
     for one in asked:
         i = int(one.id)
         one.source.context.CopyFrom(addresses(f"10.0.{i}.1/30", f"10.0.{i}.2/30"))
-    for call in [nsm.cross.Request.future(one, timeout=LONG) for one in asked]:
+    for call in [nsm.cross.Request.future(one, timeout=PATIENCE) for one in asked]:
         call.result()
     assert all(ping(rooms[i % 10], f"10.0.{i}.2") for i in range(0, 200, 20))
-    for call in [nsm.cross.Close.future(one, timeout=LONG) for one in asked]:
+    for call in [nsm.cross.Close.future(one, timeout=PATIENCE) for one in asked]:
         call.result()
     assert all(set(links(room)) == {"lo"} for room in rooms)
 
@@ -524,7 +523,7 @@ def test_a_repeated_request_after_a_restart_finds_the_same_process(forwarder, bl
         by_file = CrossConnect()
         by_file.CopyFrom(asked)
         by_file.destination.mechanism.parameters["inodeURL"] = f"file:///proc/{process.pid}/ns/net"
-        nsm.cross.Request(by_file, timeout=LONG)
+        nsm.cross.Request(by_file, timeout=PATIENCE)
         # a name that comes later would be preferred
         subprocess.run(["ip", "netns", "attach", "late", str(process.pid)], check=True)
         try:
@@ -532,9 +531,9 @@ def test_a_repeated_request_after_a_restart_finds_the_same_process(forwarder, bl
             forwarder.hang_up()
             forwarder.kill()
             forwarder.start().resumed()
-            forwarder.face().cross.Request(asked, timeout=LONG)
+            forwarder.face().cross.Request(asked, timeout=PATIENCE)
             assert links(blue)["nsm0"]["ifindex"] == index
-            forwarder.face().cross.Close(asked, timeout=LONG)
+            forwarder.face().cross.Close(asked, timeout=PATIENCE)
         finally:
             subprocess.run(["ip", "netns", "del", "late"], check=True)
             process.kill()

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from fastnl.testing import nsenter, ping, spawn
+from fastnl.testing import PATIENCE, nsenter, ping, spawn
 from fastnl_engine.adapters.nsm.inodes import inode_of
 from fastnl_engine.adapters.nsm.testing import Manager, addresses, cross_connect, kernel, request, vxlan
 
 ROOT = Path(__file__).parents[2]
-LONG = 60  # seconds that a call has
 CONNECTIONS = 60
 SAMPLE = 12
 HOSTS = {f"host{n}": f"192.0.2.{n}" for n in (1, 2, 3)}
@@ -74,7 +73,7 @@ def test_a_mesh_of_three_hosts(hosts, netns, make_forwarder, links):
     asked = [half for n, place in enumerate(places) for half in halves(n, *place)]
     with ThreadPoolExecutor(16) as pool:
         # all at once, and none may fail
-        list(pool.map(lambda half: faces[half[0]].Request(half[1], timeout=LONG), asked))
+        list(pool.map(lambda half: faces[half[0]].Request(half[1], timeout=PATIENCE), asked))
         for n in random.Random(1).sample(range(CONNECTIONS), SAMPLE):
             here, there, *_ = places[n]
             assert ping(here, f"10.1.{n}.2") and ping(there, f"10.1.{n}.1"), n
@@ -83,11 +82,11 @@ def test_a_mesh_of_three_hosts(hosts, netns, make_forwarder, links):
         running["host2"].kill()
         assert all(ping(places[n][0], f"10.1.{n}.2") for n in range(4))
         running["host2"].start()
-        list(pool.map(lambda half: faces[half[0]].Request(half[1], timeout=LONG), asked))
+        list(pool.map(lambda half: faces[half[0]].Request(half[1], timeout=PATIENCE), asked))
         after = {netns: links(netns) for netns in every}
         index = {netns: {name: row["ifindex"] for name, row in rows.items()} for netns, rows in before.items()}
         assert index == {netns: {name: row["ifindex"] for name, row in rows.items()} for netns, rows in after.items()}
-        list(pool.map(lambda half: faces[half[0]].Close(half[1], timeout=LONG), asked))
+        list(pool.map(lambda half: faces[half[0]].Close(half[1], timeout=PATIENCE), asked))
     assert all(set(links(netns)) == {"lo"} for netns in every)
 
 
@@ -107,9 +106,9 @@ def test_clients_of_the_later_generation_on_every_host(hosts, netns, make_forwar
             managers[other].context = addresses(f"10.2.{n}.1/30", f"10.2.{n}.2/30")
             mechanism = kernel("nsm0", f"inode://4/{inode(client)}", generation=2)
             face = running[one].face().service
-            answered = face.Request(request(f"r{n}", mechanism), timeout=LONG)
+            answered = face.Request(request(f"r{n}", mechanism), timeout=PATIENCE)
             assert ping(client, f"10.2.{n}.2"), (one, other)
-            face.Close(answered, timeout=LONG)
+            face.Close(answered, timeout=PATIENCE)
             assert not ping(client, f"10.2.{n}.2", wait=0.5)
     finally:
         for manager in managers.values():

@@ -9,7 +9,7 @@ import time
 import grpc
 import pytest
 
-from fastnl.testing import eventually, ip_json, nsenter, ping
+from fastnl.testing import PATIENCE, eventually, ip_json, nsenter, ping
 from fastnl_engine.adapters.nsm import modern as later
 from fastnl_engine.adapters.nsm import settings
 from fastnl_engine.adapters.nsm.errors import Refused
@@ -20,7 +20,6 @@ from fastnl_engine.adapters.nsm.pb.connection_pb2 import Connection, MonitorScop
 from fastnl_engine.adapters.nsm.pb.crossconnect_pb2 import CrossConnect
 from fastnl_engine.adapters.nsm.testing import Events, Forwarder, Manager, addresses, kernel, request, vxlan
 
-LONG = 30  # seconds that a call has
 ADDRESSES = ("172.16.1.1/32", "172.16.1.2/32")
 
 
@@ -47,7 +46,7 @@ def forwarder(make_forwarder, manager, red):
 
 def test_a_pair_between_client_and_endpoint(forwarder, manager, blue, red, links):
     nsm, asked = forwarder.face(), request("c1", wish())
-    made = nsm.service.Request(asked, timeout=LONG)
+    made = nsm.service.Request(asked, timeout=PATIENCE)
     assert ping(blue, "172.16.1.2") and ping(red, "172.16.1.1")
     # what the client gets is its own connection, with the whole way
     assert (made.id, made.path.index, made.mechanism) == ("c1", 0, wish())
@@ -63,16 +62,16 @@ def test_a_pair_between_client_and_endpoint(forwarder, manager, blue, red, links
     index = links(blue)["nsm0"]["ifindex"]
     refresh = request("c1", wish())
     refresh.connection.CopyFrom(made)
-    again = nsm.service.Request(refresh, timeout=LONG)
+    again = nsm.service.Request(refresh, timeout=PATIENCE)
     for segment in (*again.path.path_segments, *made.path.path_segments):
         segment.ClearField("metrics")
     assert again == made
     assert links(blue)["nsm0"]["ifindex"] == index
 
-    nsm.service.Close(made, timeout=LONG)
+    nsm.service.Close(made, timeout=PATIENCE)
     assert set(links(blue)) == set(links(red)) == {"lo"}
     assert [c.id for c in manager.closed] == [made.path.path_segments[1].id]
-    nsm.service.Close(made, timeout=LONG)
+    nsm.service.Close(made, timeout=PATIENCE)
 
 
 def test_everything_that_a_context_says(forwarder, manager, blue, red, links):
@@ -83,7 +82,7 @@ def test_everything_that_a_context_says(forwarder, manager, blue, red, links):
         dst_routes=[{"prefix": "10.7.0.0/16"}],
     )  # fmt: skip
     manager.context.mtu = 1400
-    forwarder.face().service.Request(request("c1", wish()), timeout=LONG)
+    forwarder.face().service.Request(request("c1", wish()), timeout=PATIENCE)
     assert ping(blue, "10.0.0.2") and ping(blue, "fd00::2")
     routes = {r["dst"]: (r.get("gateway"), r.get("flags", [])) for r in ip_json(blue, "route", "show")}
     assert routes == {
@@ -98,15 +97,15 @@ def test_everything_that_a_context_says(forwarder, manager, blue, red, links):
 
 def test_what_went_through(forwarder, manager, blue, red):
     nsm = forwarder.face()
-    made = nsm.service.Request(request("c1", wish()), timeout=LONG)
+    made = nsm.service.Request(request("c1", wish()), timeout=PATIENCE)
     assert ping(blue, "172.16.1.2", count=3)
     refresh = request("c1", wish())
 
     def metrics():
         refresh.connection.CopyFrom(made)
-        return nsm.service.Request(refresh, timeout=LONG).path.path_segments[1].metrics
+        return nsm.service.Request(refresh, timeout=PATIENCE).path.path_segments[1].metrics
 
-    assert eventually(lambda: int(metrics().get("server_rx_packets", 0)) >= 3, LONG)
+    assert eventually(lambda: int(metrics().get("server_rx_packets", 0)) >= 3)
     seen = metrics()
     assert set(seen) == {
         f"{side}_{what}" for side in ("server", "client")
@@ -132,7 +131,7 @@ def test_policy_routes_in_tables_of_their_own(forwarder, manager, blue, red, lin
     ]  # fmt: skip
     manager.context = addresses(["172.16.1.1/24"], ["172.16.1.2/24"], policies=policies)
     nsm = forwarder.face()
-    made = nsm.service.Request(request("c1", wish()), timeout=LONG)
+    made = nsm.service.Request(request("c1", wish()), timeout=PATIENCE)
     web, one, udp = sorted(rules_of(blue), key=lambda r: [r["src"] != "172.16.9.0", r["src"] != "172.16.8.1"])
     assert (web["src"], web["srclen"], web["ipproto"], web["dport_start"], web["dport_end"], web["sport"]) == (
         "172.16.9.0", 24, "tcp", 80, 90, 2000,
@@ -151,9 +150,9 @@ def test_policy_routes_in_tables_of_their_own(forwarder, manager, blue, red, lin
 
     # another connection of that namespace has its own
     manager.endpoint = kernel("nse1", url(red), generation=2)
-    other = nsm.service.Request(request("c2", wish(name="nsm1")), timeout=LONG)
+    other = nsm.service.Request(request("c2", wish(name="nsm1")), timeout=PATIENCE)
     assert len({r["table"] for r in rules_of(blue)}) == 6
-    nsm.service.Close(other, timeout=LONG)
+    nsm.service.Close(other, timeout=PATIENCE)
     assert sorted(r["table"] for r in rules_of(blue)) == sorted(tables[:3])
 
     # a refresh with other routes of the same policy keeps its table; what is not asked for any more goes
@@ -166,10 +165,10 @@ def test_policy_routes_in_tables_of_their_own(forwarder, manager, blue, red, lin
     forwarder.kill()
     forwarder.start().resumed()
     nsm = forwarder.face()
-    nsm.service.Request(refresh, timeout=LONG)
+    nsm.service.Request(refresh, timeout=PATIENCE)
     assert [r["table"] for r in rules_of(blue)] == tables[:1] and rules_of(blue, "-6") == []
     assert table(tables[0]) == {("10.1.0.0/16", "172.16.1.2")}
-    nsm.service.Close(made, timeout=LONG)
+    nsm.service.Close(made, timeout=PATIENCE)
     assert rules_of(blue) == rules_of(blue, "-6") == []
 
 
@@ -196,13 +195,13 @@ def test_what_a_namespace_is_set_to(forwarder, manager, blue, red):
     asked = request("c1", wish())
     asked.mechanism_preferences[0].parameters["routeLocalNet"] = "true"
     nsm = forwarder.face()
-    made = nsm.service.Request(asked, timeout=LONG)
+    made = nsm.service.Request(asked, timeout=PATIENCE)
     assert sysctl(blue, "ipv4/conf/nsm0/route_localnet") == ["1"]
     assert sysctl(red, "ipv4/conf/nse0/route_localnet") == ["0"]
     assert sysctl(blue, "ipv4/ping_group_range") == sysctl(red, "ipv4/ping_group_range") == ["0", "2147483647"]
     asked.connection.CopyFrom(made)
     asked.connection.mechanism.parameters["routeLocalNet"] = "false"
-    nsm.service.Request(asked, timeout=LONG)
+    nsm.service.Request(asked, timeout=PATIENCE)
     assert sysctl(blue, "ipv4/conf/nsm0/route_localnet") == ["0"]
 
 
@@ -210,23 +209,23 @@ def test_ping_groups_are_left_alone_where_that_is_wanted(make_forwarder, manager
     manager.endpoint, manager.context = kernel("nse0", url(red), generation=2), addresses(*ADDRESSES)
     env = {"NSM_CONNECT_TO": manager.address.replace("unix:", "unix://"), "NSM_PING_GROUP_RANGE": ""}
     before = sysctl(blue, "ipv4/ping_group_range")
-    make_forwarder(env=env).start().face().service.Request(request("c1", wish()), timeout=LONG)
+    make_forwarder(env=env).start().face().service.Request(request("c1", wish()), timeout=PATIENCE)
     assert sysctl(blue, "ipv4/ping_group_range") == before
 
 
 def test_a_client_that_names_no_interface(forwarder, blue, links):
-    made = forwarder.face().service.Request(request("c1", kernel("", url(blue), generation=2)), timeout=LONG)
+    made = forwarder.face().service.Request(request("c1", kernel("", url(blue), generation=2)), timeout=PATIENCE)
     name = made.mechanism.parameters["name"]
     assert len(name) == 15 and name in links(blue)
 
 
 def test_expiry_and_refresh(forwarder, manager, blue, red, links):
     nsm = forwarder.face()
-    made = nsm.service.Request(request("short", wish(), lifetime=1.5), timeout=LONG)
+    made = nsm.service.Request(request("short", wish(), lifetime=1.5), timeout=PATIENCE)
     with Events(nsm.monitor.MonitorConnections(MonitorScopeSelector())) as events:
         events.next()
         # refreshed, it lives on
-        nsm.service.Request(request("short", wish(), lifetime=3), timeout=LONG)
+        nsm.service.Request(request("short", wish(), lifetime=3), timeout=PATIENCE)
         assert events.next().type == connection_pb2.UPDATE
         time.sleep(1.7)
         assert "nsm0" in links(blue)
@@ -234,18 +233,18 @@ def test_expiry_and_refresh(forwarder, manager, blue, red, links):
     assert set(links(blue)) == set(links(red)) == {"lo"}
     assert len(manager.closed) == 1 and made.id == "short"
     with pytest.raises(grpc.RpcError) as caught:
-        nsm.service.Request(request("late", wish(), lifetime=-1), timeout=LONG)
+        nsm.service.Request(request("late", wish(), lifetime=-1), timeout=PATIENCE)
     assert caught.value.details().startswith("expired: ")
 
 
 def test_reselect_goes_another_way(forwarder, manager, netns, blue, red, links):
     nsm = forwarder.face()
-    made = nsm.service.Request(request("c1", wish()), timeout=LONG)
+    made = nsm.service.Request(request("c1", wish()), timeout=PATIENCE)
     manager.endpoint = kernel("nse0", url(netns.make("green")), generation=2)
     again = request("c1", wish())
     again.connection.CopyFrom(made)
     again.connection.state = connection_pb2.RESELECT_REQUESTED
-    made = nsm.service.Request(again, timeout=LONG)
+    made = nsm.service.Request(again, timeout=PATIENCE)
     assert made.state == connection_pb2.UP and len(manager.closed) == 1
     assert ping(blue, "172.16.1.2") and "nse0" in links("green") and set(links(red)) == {"lo"}
 
@@ -253,7 +252,7 @@ def test_reselect_goes_another_way(forwarder, manager, netns, blue, red, links):
 def test_monitors_with_selectors(forwarder, manager, netns, blue):
     netns.make("green")
     nsm = forwarder.face()
-    made = nsm.service.Request(request("c1", wish()), timeout=LONG)
+    made = nsm.service.Request(request("c1", wish()), timeout=PATIENCE)
     ours = made.path.path_segments[1].id
 
     def sees(**selector):
@@ -273,25 +272,25 @@ def test_monitors_with_selectors(forwarder, manager, netns, blue):
     with Events(nsm.monitor.MonitorConnections(MonitorScopeSelector(path_segments=[PathSegment(id="c1")]))) as events:
         events.next()
         manager.context = addresses("172.16.2.1/32", "172.16.2.2/32")
-        nsm.service.Request(request("c2", wish(name="nsm1")), timeout=LONG)
+        nsm.service.Request(request("c2", wish(name="nsm1")), timeout=PATIENCE)
         netns.let_go("red")
         event = events.next()
         assert (event.type, event.connections[ours].state) == (connection_pb2.UPDATE, connection_pb2.DOWN)
 
 
 def test_a_restart_heals_and_still_closes_what_expires(forwarder, manager, blue, red, links):
-    made = forwarder.face().service.Request(request("c1", wish()), timeout=LONG)
+    made = forwarder.face().service.Request(request("c1", wish()), timeout=PATIENCE)
     index = links(blue)["nsm0"]["ifindex"]
     forwarder.hang_up()
     forwarder.kill()
     forwarder.start().resumed()
-    again = forwarder.face().service.Request(request("c1", wish(), lifetime=4), timeout=LONG)
+    again = forwarder.face().service.Request(request("c1", wish(), lifetime=4), timeout=PATIENCE)
     assert [s.id for s in again.path.path_segments] == [s.id for s in made.path.path_segments]
     assert links(blue)["nsm0"]["ifindex"] == index and ping(blue, "172.16.1.2")
     forwarder.hang_up()
     forwarder.kill()
     forwarder.start()
-    assert eventually(lambda: set(links(blue)) == set(links(red)) == {"lo"}, LONG)
+    assert eventually(lambda: set(links(blue)) == set(links(red)) == {"lo"})
     assert eventually(lambda: len(manager.closed) == 1)
 
 
@@ -309,7 +308,7 @@ def test_a_connection_between_hosts(make_forwarder, hosts, tmp_path, blue, red, 
         managers["host1"].remote = Forwarder(forwarders["host2"].target)
         managers["host2"].endpoint = kernel("nse0", url(red), generation=2)
         managers["host2"].context = addresses(*ADDRESSES)
-        made = faces["host1"].service.Request(request("c1", wish()), timeout=LONG)
+        made = faces["host1"].service.Request(request("c1", wish()), timeout=PATIENCE)
         assert ping(blue, "172.16.1.2") and ping(red, "172.16.1.1", size=1422)
         assert [s.name for s in made.path.path_segments] == ["client", "fwd-host1", "host1", "fwd-host2", "host2"]
         data = {netns: links(netns)[name] for netns, name in ((blue, "nsm0"), (red, "nse0"))}
@@ -320,9 +319,9 @@ def test_a_connection_between_hosts(make_forwarder, hosts, tmp_path, blue, red, 
         refresh = request("c1", wish())
         refresh.connection.CopyFrom(made)
         indexes = [d["ifindex"] for d in data.values()]
-        faces["host1"].service.Request(refresh, timeout=LONG)
+        faces["host1"].service.Request(refresh, timeout=PATIENCE)
         assert [links(blue)["nsm0"]["ifindex"], links(red)["nse0"]["ifindex"]] == indexes
-        faces["host1"].service.Close(made, timeout=LONG)
+        faces["host1"].service.Close(made, timeout=PATIENCE)
         assert set(links(blue)) == set(links(red)) == {"lo"}
     finally:
         for manager in managers.values():
@@ -333,40 +332,40 @@ def test_a_connection_between_hosts(make_forwarder, hosts, tmp_path, blue, red, 
 
 def test_a_client_that_goes_away_leaves_nothing(forwarder, manager, blue, red, links):
     nsm, manager.delay = forwarder.face(), 0.5
-    call = nsm.service.Request.future(request("c1", wish()), timeout=LONG)
-    assert eventually(lambda: manager.asked, LONG)
+    call = nsm.service.Request.future(request("c1", wish()), timeout=PATIENCE)
+    assert eventually(lambda: manager.asked)
     call.cancel()
-    assert eventually(lambda: manager.closed, LONG)
+    assert eventually(lambda: manager.closed)
     assert eventually(lambda: list(forwarder.client().list()) == [])
     assert set(links(blue)) == set(links(red)) == {"lo"}
     # a refresh that is given up leaves what there was
-    nsm.service.Request(request("c1", wish()), timeout=LONG)
-    call = nsm.service.Request.future(request("c1", wish()), timeout=LONG)
-    assert eventually(lambda: len(manager.asked) == 3, LONG)
+    nsm.service.Request(request("c1", wish()), timeout=PATIENCE)
+    call = nsm.service.Request.future(request("c1", wish()), timeout=PATIENCE)
+    assert eventually(lambda: len(manager.asked) == 3)
     call.cancel()
-    nsm.service.Request(request("c1", wish()), timeout=LONG)  # after what went on
+    nsm.service.Request(request("c1", wish()), timeout=PATIENCE)  # after what went on
     assert ping(blue, "172.16.1.2") and len(manager.closed) == 1
 
 
 def test_a_close_takes_its_turn(forwarder, manager, blue, red, links):
     nsm, manager.delay, asked = forwarder.face(), 0.5, request("c1", wish())
-    call = nsm.service.Request.future(asked, timeout=LONG)
-    assert eventually(lambda: manager.asked, LONG)
-    nsm.service.Close(asked.connection, timeout=LONG)
+    call = nsm.service.Request.future(asked, timeout=PATIENCE)
+    assert eventually(lambda: manager.asked)
+    nsm.service.Close(asked.connection, timeout=PATIENCE)
     assert call.result().id == "c1"
     assert set(links(blue)) == set(links(red)) == {"lo"} and len(manager.closed) == 1
 
 
 def test_a_close_that_fails_says_so(forwarder, manager, blue, red, links):
     nsm = forwarder.face()
-    made = nsm.service.Request(request("c1", wish()), timeout=LONG)
+    made = nsm.service.Request(request("c1", wish()), timeout=PATIENCE)
     manager.stop()
     with pytest.raises(grpc.RpcError) as caught:
-        nsm.service.Close(made, timeout=LONG)
+        nsm.service.Close(made, timeout=PATIENCE)
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
     # what is ours is gone all the same, so closing again has nothing to do
     assert set(links(blue)) == set(links(red)) == {"lo"}
-    nsm.service.Close(made, timeout=LONG)
+    nsm.service.Close(made, timeout=PATIENCE)
 
 
 def test_a_number_that_is_taken():
@@ -409,7 +408,7 @@ def test_what_has_expired_is_closed_again_when_that_fails(monkeypatch):
 
         modern.plane.unwire = unwire
         modern._expire("x", cross)
-        async with asyncio.timeout(LONG):
+        async with asyncio.timeout(PATIENCE):
             await closed.wait()
 
     asyncio.run(run())
@@ -420,7 +419,7 @@ def wish_of(inode):
 
 
 def test_registered_as_an_endpoint(forwarder, manager):
-    assert eventually(lambda: manager.endpoints, LONG)
+    assert eventually(lambda: manager.endpoints)
     [endpoint] = manager.endpoints
     assert (endpoint.name, list(endpoint.network_service_names)) == ("fwd", ["forwarder"])
     assert endpoint.url == forwarder.target.replace("unix:", "unix://")
@@ -430,7 +429,7 @@ def test_registered_as_an_endpoint(forwarder, manager):
 
 def test_registered_again_when_the_registry_was_away(forwarder, manager):
     for _ in range(2):
-        assert eventually(lambda: manager.endpoints, LONG)
+        assert eventually(lambda: manager.endpoints)
         manager.stop()
         manager.endpoints.clear()
         manager.start()
@@ -439,14 +438,14 @@ def test_registered_again_when_the_registry_was_away(forwarder, manager):
 def test_a_registration_is_refreshed_before_it_expires(make_forwarder, manager):
     env = {"NSM_CONNECT_TO": manager.address.replace("unix:", "unix://"), "NSM_MAX_TOKEN_LIFETIME": "3s"}
     make_forwarder(env=env).start()
-    assert eventually(lambda: len(manager.endpoints) > 2, LONG)
+    assert eventually(lambda: len(manager.endpoints) > 2)
     first, second = manager.endpoints[:2]
     assert second.expiration_time.ToMicroseconds() > first.expiration_time.ToMicroseconds()
 
 
 def refused(forwarder, asked):
     with pytest.raises(grpc.RpcError) as caught:
-        forwarder.face().service.Request(asked, timeout=LONG)
+        forwarder.face().service.Request(asked, timeout=PATIENCE)
     return caught.value.code().name, caught.value.details()
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from fastnl._nl import new_netns
 from fastnl.netns import handle_reference, open_reference
-from fastnl.testing import eventually, ping
+from fastnl.testing import PATIENCE, eventually, ping
 from fastnl_engine.adapters.nsm import inodes
 from fastnl_engine.adapters.nsm import relay as relays
 from fastnl_engine.adapters.nsm.inodes import Inodes
@@ -26,7 +26,6 @@ from fastnl_engine.adapters.nsm.pb.crossconnect_pb2 import CrossConnect
 from fastnl_engine.adapters.nsm.relay import Relay
 from fastnl_engine.adapters.nsm.testing import Events, Forwarder, Manager, Passing, addresses, kernel, request
 
-LONG = 30  # seconds that a call has
 ADDRESSES = ("172.16.1.1/32", "172.16.1.2/32")
 
 
@@ -93,41 +92,41 @@ def test_a_namespace_that_only_a_descriptor_shows(forwarder, manager, passing, h
     asked = request("c1", kernel("nsm0", hidden.url, generation=2))
     with Forwarder(passing.target) as nsm:
         with pytest.raises(grpc.RpcError) as caught:
-            nsm.service.Request(asked, timeout=LONG)
+            nsm.service.Request(asked, timeout=PATIENCE)
         assert caught.value.code() == grpc.StatusCode.NOT_FOUND and "descriptor" in caught.value.details()
 
         passing.send(hidden.fd)
-        made = nsm.service.Request(asked, timeout=LONG)
+        made = nsm.service.Request(asked, timeout=PATIENCE)
         # the client's own words, and not what they were taken for
         assert made.mechanism.parameters["inodeURL"] == hidden.url
         assert ping(hidden.path, "172.16.1.2") and ping(red, "172.16.1.1")
         index = hidden.links()["nsm0"]["ifindex"]
 
-        nsm.service.Request(asked, timeout=LONG)
+        nsm.service.Request(asked, timeout=PATIENCE)
         assert hidden.links()["nsm0"]["ifindex"] == index
     # what the engine was told outlives it, so nothing has to be passed again
     forwarder.hang_up()
     forwarder.kill()
     forwarder.start().resumed()
-    forwarder.face().service.Request(asked, timeout=LONG)
+    forwarder.face().service.Request(asked, timeout=PATIENCE)
     assert hidden.links()["nsm0"]["ifindex"] == index
     assert forwarder.client().info()["totals"]["updated"] == 0
-    forwarder.face().service.Close(made, timeout=LONG)
+    forwarder.face().service.Close(made, timeout=PATIENCE)
     assert set(hidden.links()) == set(links(red)) == {"lo"}
 
 
 def test_nobody_holds_what_was_passed(forwarder, passing, hidden, red, links):
     with Forwarder(passing.target) as nsm:
         passing.send(hidden.fd)
-        nsm.service.Request(request("c1", kernel("nsm0", hidden.url, generation=2)), timeout=LONG)
+        nsm.service.Request(request("c1", kernel("nsm0", hidden.url, generation=2)), timeout=PATIENCE)
         with Events(nsm.monitor.MonitorConnections(MonitorScopeSelector())) as events:
             assert events.next().type == connection_pb2.INITIAL_STATE_TRANSFER
             hidden.close()
             [connection] = events.next().connections.values()
             assert connection.state == connection_pb2.DOWN
         assert not hidden.is_there()
-    assert eventually(lambda: set(links(red)) == {"lo"}, LONG)
-    assert eventually(lambda: list(forwarder.client().list()) == [], LONG)
+    assert eventually(lambda: set(links(red)) == {"lo"})
+    assert eventually(lambda: list(forwarder.client().list()) == [])
 
 
 def test_a_descriptor_that_only_looks(forwarder, passing, hidden, red):
@@ -136,12 +135,12 @@ def test_a_descriptor_that_only_looks(forwarder, passing, hidden, red):
     passing.send(look)
     os.close(look)
     with Forwarder(passing.target) as nsm:
-        nsm.service.Request(request("c1", kernel("nsm0", hidden.url, generation=2)), timeout=LONG)
+        nsm.service.Request(request("c1", kernel("nsm0", hidden.url, generation=2)), timeout=PATIENCE)
     assert ping(hidden.path, "172.16.1.2")
 
 
 def test_a_descriptor_that_comes_late(hidden, monkeypatch):
-    monkeypatch.setattr(inodes, "LATE", LONG)
+    monkeypatch.setattr(inodes, "LATE", PATIENCE)
     other = Hidden()
     number = os.fstat(hidden.fd).st_ino
 
@@ -203,15 +202,15 @@ def test_the_endpoints_descriptor_comes_with_the_answer(make_forwarder, tmp_path
         manager.context = addresses(*ADDRESSES)
         forwarder = make_forwarder(env={"NSM_CONNECT_TO": way.target.replace("unix:", "unix://")}).start()
         asked = request("c1", kernel("nsm0", f"file:///run/netns/{blue}", generation=2))
-        made = forwarder.face().service.Request(asked, timeout=LONG)
+        made = forwarder.face().service.Request(asked, timeout=PATIENCE)
         assert ping(blue, "172.16.1.2") and ping(hidden.path, "172.16.1.1")
         # and goes back with what refers to it, as the next hop would wait for it
         assert hidden.reference not in way.came
         asked.connection.CopyFrom(made)
-        forwarder.face().service.Request(asked, timeout=LONG)
-        assert eventually(lambda: way.came.count(hidden.reference) == 1, LONG)
-        forwarder.face().service.Close(made, timeout=LONG)
-        assert eventually(lambda: way.came.count(hidden.reference) == 2, LONG)
+        forwarder.face().service.Request(asked, timeout=PATIENCE)
+        assert eventually(lambda: way.came.count(hidden.reference) == 1)
+        forwarder.face().service.Close(made, timeout=PATIENCE)
+        assert eventually(lambda: way.came.count(hidden.reference) == 2)
         assert forwarder.stop() == 0
 
 
@@ -221,13 +220,13 @@ def test_what_cannot_be_passed_on_is_not_held(forwarder, manager, passing, hidde
     asked = request("c1", kernel("nsm0", f"file:///run/netns/{blue}", generation=2))
     with Forwarder(passing.target) as nsm:
         passing.send(hidden.fd)
-        asked.connection.CopyFrom(nsm.service.Request(asked, timeout=LONG))
+        asked.connection.CopyFrom(nsm.service.Request(asked, timeout=PATIENCE))
         manager.stop()
         with pytest.raises(grpc.RpcError) as caught:
-            nsm.service.Request(asked, timeout=LONG)
+            nsm.service.Request(asked, timeout=PATIENCE)
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
     hidden.close()
-    assert eventually(lambda: not hidden.is_there(), LONG)
+    assert eventually(lambda: not hidden.is_there())
 
 
 class Returning:
@@ -302,18 +301,18 @@ def test_a_client_whose_connection_breaks_leaves_nothing(forwarder, manager, tmp
     manager.delay = 1.0
     asked = request("c1", kernel("nsm0", f"file:///run/netns/{blue}", generation=2))
     with Passing(f"{tmp_path}/breaks.sock", forwarder.target) as way, Forwarder(way.target) as nsm:
-        call = nsm.service.Request.future(asked, timeout=LONG)
-        assert eventually(lambda: manager.asked, LONG)
+        call = nsm.service.Request.future(asked, timeout=PATIENCE)
+        assert eventually(lambda: manager.asked)
         way.cut()
-        assert call.exception(timeout=LONG).code() == grpc.StatusCode.UNAVAILABLE
-    assert eventually(lambda: manager.closed, LONG)
-    assert eventually(lambda: list(forwarder.client().list()) == [], LONG)
+        assert call.exception(timeout=PATIENCE).code() == grpc.StatusCode.UNAVAILABLE
+    assert eventually(lambda: manager.closed)
+    assert eventually(lambda: list(forwarder.client().list()) == [])
     assert set(links(blue)) == set(links(red)) == {"lo"}
 
 
 def test_descriptors_that_are_none_of_our_business_are_closed(forwarder, manager, red):
-    forwarder.face().cross.Close(CrossConnect(id="none"), timeout=LONG)
-    assert eventually(lambda: manager.endpoints, LONG)  # its connection to the registry is there, too
+    forwarder.face().cross.Close(CrossConnect(id="none"), timeout=PATIENCE)
+    assert eventually(lambda: manager.endpoints)  # its connection to the registry is there, too
     before = forwarder.held()
     with socket.socket(socket.AF_UNIX) as client, open("/dev/null") as null:
         client.connect(forwarder.target.removeprefix("unix:"))
@@ -323,11 +322,11 @@ def test_descriptors_that_are_none_of_our_business_are_closed(forwarder, manager
             socket.send_fds(client, [b"\0"], [null.fileno(), reading, writing] * 20)
         os.close(reading)
         os.close(writing)
-        assert eventually(lambda: forwarder.held() <= before + 3, LONG), (
+        assert eventually(lambda: forwarder.held() <= before + 3), (
             forwarder.held(),
             before,
         )  # of the connection itself
-    assert eventually(lambda: forwarder.held() <= before, LONG)
+    assert eventually(lambda: forwarder.held() <= before)
 
 
 # -- the relay by itself -----------------------------------------------------------------------------
@@ -373,7 +372,7 @@ def test_a_slow_reader_keeps_the_other_side_from_writing(tmp_path):
         with pytest.raises(TimeoutError):
             while True:
                 written += one.send(b"x" * 65536)
-        one.settimeout(LONG)
+        one.settimeout(PATIENCE)
         while written < size:
             written += one.send(b"x" * min(65536, size - written))
 

@@ -9,15 +9,13 @@ import pytest
 from google.protobuf.empty_pb2 import Empty
 from sortedcontainers import SortedDict
 
-from fastnl.testing import eventually
+from fastnl.testing import PATIENCE, eventually
 from fastnl_engine.adapters.nsm import legacy, plane, start
 from fastnl_engine.adapters.nsm.probes import bind_probes, serve_probes
 from fastnl_engine.adapters.nsm.settings import Settings
 from fastnl_engine.adapters.nsm.testing import Events, Forwarder
 from fastnl_engine.metrics import Metrics
 from fastnl_engine.northbound import thread
-
-LONG = 30
 
 
 class Idle:
@@ -47,13 +45,13 @@ def running(tmp_path, engine, monkeypatch):
     monkeypatch.setattr(thread, "AGAIN", 0.05)
     northbound = start.start(Settings(f"unix:{tmp_path}/nsm.sock", counting=0.0), engine, tmp_path / "private")
     yield f"unix:{tmp_path}/nsm.sock"
-    northbound.stop(LONG)
+    northbound.stop(PATIENCE)
     assert not (tmp_path / "nsm.sock").exists()
 
 
 def serves(target):
     with Forwarder(target) as nsm:
-        call = nsm.mechanisms.MonitorMechanisms(Empty(), timeout=LONG, wait_for_ready=True)
+        call = nsm.mechanisms.MonitorMechanisms(Empty(), timeout=PATIENCE, wait_for_ready=True)
         [mechanism] = next(iter(call)).local_mechanisms
         call.cancel()
         return mechanism.type == "KERNEL_INTERFACE"
@@ -76,7 +74,7 @@ def test_after_a_defect_it_serves_again(running, engine, monkeypatch):
         engine.tell("up", id="nsm/x/1")
         assert events.next().code().name == "UNAVAILABLE"  # subscribers begin anew, too
     assert serves(running) and defects == ["1"]
-    assert eventually(lambda: len(engine.listeners) == before, LONG)  # and not those of both lives
+    assert eventually(lambda: len(engine.listeners) == before)  # and not those of both lives
 
 
 def test_after_a_defect_of_what_registers(tmp_path, engine, monkeypatch):
@@ -90,8 +88,8 @@ def test_after_a_defect_of_what_registers(tmp_path, engine, monkeypatch):
     monkeypatch.setattr(legacy, "keep_registered", register)
     settings = Settings(f"unix:{tmp_path}/nsm.sock", registrar="unix:/nowhere", counting=0.0)
     northbound = start.start(settings, engine, tmp_path / "private")
-    assert eventually(lambda: len(tried) > 2, LONG)
-    northbound.stop(LONG)
+    assert eventually(lambda: len(tried) > 2)
+    northbound.stop(PATIENCE)
 
 
 def test_over_tcp_the_port_is_had_again(engine, tmp_path, monkeypatch):
@@ -104,7 +102,7 @@ def test_over_tcp_the_port_is_had_again(engine, tmp_path, monkeypatch):
     engine.tell("up", id="nsm/x/1")
     monkeypatch.undo()
     assert serves(address)
-    northbound.stop(LONG)
+    northbound.stop(PATIENCE)
 
 
 def test_readiness_is_that_of_the_service():

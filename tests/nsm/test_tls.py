@@ -7,12 +7,10 @@ import pytest
 import trustme
 from google.protobuf.empty_pb2 import Empty
 
-from fastnl.testing import eventually, ping
+from fastnl.testing import PATIENCE, eventually, ping
 from fastnl_engine.adapters.nsm.inodes import inode_of
 from fastnl_engine.adapters.nsm.pb import forwarder_pb2_grpc, networkservice_pb2_grpc
 from fastnl_engine.adapters.nsm.testing import Manager, addresses, kernel, request
-
-LONG = 30
 
 
 @pytest.fixture
@@ -40,7 +38,7 @@ def channel(target, ca, ours):
 
 def serves(channel):
     with channel:
-        call = forwarder_pb2_grpc.MechanismsMonitorStub(channel).MonitorMechanisms(Empty(), timeout=LONG)
+        call = forwarder_pb2_grpc.MechanismsMonitorStub(channel).MonitorMechanisms(Empty(), timeout=PATIENCE)
         try:
             return bool(next(iter(call)).local_mechanisms)
         except grpc.RpcError:
@@ -69,11 +67,11 @@ def test_both_ways(make_forwarder, tmp_path, ca, blue, red):
             "FORWARDER_REGISTRAR_SOCKET": f"{tmp_path}/m.sock",
         }  # fmt: skip
         forwarder = make_forwarder(env=env).start()
-        assert eventually(lambda: manager.endpoints and manager.registered, LONG)
+        assert eventually(lambda: manager.endpoints and manager.registered)
         with channel(forwarder.target, ca, ca) as face:
             stub = networkservice_pb2_grpc.NetworkServiceStub(face)
             asked = request("c1", kernel("nsm0", f"inode://4/{inode_of(f'name:{blue}')}", generation=2))
-            stub.Request(asked, timeout=LONG)
+            stub.Request(asked, timeout=PATIENCE)
             assert ping(blue, "172.16.1.2")
     # neither without papers nor with somebody else's
     assert not serves(grpc.insecure_channel(forwarder.target))
@@ -92,8 +90,8 @@ def test_papers_that_are_replaced_count_towards_a_manager_too(make_forwarder, tm
         with SecureManager(f"unix:{tmp_path}/m.sock", theirs) as manager:
             manager.endpoint = kernel("nse0", f"inode://4/{inode_of(f'name:{red}')}", generation=2)
             with channel(forwarder.target, theirs, theirs) as face:
-                networkservice_pb2_grpc.NetworkServiceStub(face).Request(asked, timeout=LONG)
-            assert len(manager.asked) == 1 and eventually(lambda: manager.endpoints, LONG)
+                networkservice_pb2_grpc.NetworkServiceStub(face).Request(asked, timeout=PATIENCE)
+            assert len(manager.asked) == 1 and eventually(lambda: manager.endpoints)
 
 
 def test_papers_that_are_replaced(make_forwarder, tmp_path, ca):

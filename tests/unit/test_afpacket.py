@@ -15,11 +15,10 @@ import pytest
 import zmq
 
 from fastnl._afpacket import Port, pump
+from fastnl.testing import PATIENCE
 from fastnl_engine.afpacket.attend import Attendant
 from fastnl_engine.afpacket.crossing import COUNTERS, Place, total
 from fastnl_engine.afpacket.switchboard import Switchboard
-
-PATIENCE = 20
 
 
 class Crossing:

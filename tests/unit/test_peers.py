@@ -7,9 +7,9 @@ import threading
 import pytest
 import zmq
 
+from fastnl.testing import PATIENCE
 from fastnl_engine.peers import HIGH_WATER, Peers
 
-LONG = 60  # seconds
 MANY = 3 * HIGH_WATER
 
 
@@ -40,7 +40,7 @@ def test_a_stop_waits_for_who_reads_slowly(ends):
     finished = threading.Event()
 
     def finish():
-        peers.finish(LONG)
+        peers.finish(PATIENCE)
         finished.set()
 
     thread = threading.Thread(target=finish)
@@ -48,9 +48,9 @@ def test_a_stop_waits_for_who_reads_slowly(ends):
     assert not finished.wait(0.1)  # ZeroMQ cannot have taken all of them
     got = []
     for _ in range(MANY):
-        assert client.poll(LONG * 1000)
+        assert client.poll(PATIENCE * 1000)
         got.append(int(client.recv()))
-    thread.join(LONG)
+    thread.join(PATIENCE)
     assert finished.is_set()
     assert got == list(range(MANY))
     assert not lost

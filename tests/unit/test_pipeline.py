@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.test_engine_order import Bench, Kernel, Memory
 
-from fastnl.testing import eventually
+from fastnl.testing import PATIENCE, eventually
 from fastnl_engine import engine as engine_module
 from fastnl_engine import pipeline as pipeline_module
 from fastnl_engine.executor import Executor
@@ -22,8 +22,6 @@ from fastnl_engine.model import Connection, EndSpec, Record, encode, values_of
 from fastnl_engine.pipeline import Cycle, Pipeline
 from fastnl_engine.planner import Action, Claims, Job, plan
 from fastnl_engine.store.base import Outcome, StoreError
-
-LONG = 30  # seconds until something counts as hung
 
 
 class Disk(Memory):
@@ -39,7 +37,7 @@ class Disk(Memory):
     def sync(self) -> None:
         self.calls.append("sync")
         self.syncing += 1
-        assert self.room.acquire(timeout=LONG)
+        assert self.room.acquire(timeout=PATIENCE)
         if self.problem:
             raise StoreError(self.problem)
 
@@ -90,7 +88,7 @@ class Line:
         """Waits until the disk has everything that was sent off; the kernel is not done with this cycle yet."""
         return eventually(lambda: self.disk.syncing == len(self.sent) and cycle.missing == 1)
 
-    def is_woken(self, seconds: float = LONG) -> bool:
+    def is_woken(self, seconds: float = PATIENCE) -> bool:
         return bool(select.select([self.pipeline.wakeup], [], [], seconds)[0])
 
     def stop(self) -> None:
@@ -143,8 +141,8 @@ def disks(monkeypatch: pytest.MonkeyPatch) -> list[Disk]:
 
 def test_a_cycle_does_not_come_back_before_the_disk_has_its_intent_though_all_else_is_done(line):
     cycle = line.put("c")
-    assert eventually(lambda: "c" in line.disk.records)  # done in the kernel, and the outcome is stored
-    assert line.disk.syncing == 1
+    # done in the kernel, the outcome is stored, and the disk has been asked
+    assert eventually(lambda: "c" in line.disk.records and line.disk.syncing == 1)
     assert not line.is_woken(0.1) and not line.has_come_back(cycle)
     line.disk.spin()
     assert line.comes_back(cycle)
@@ -344,7 +342,7 @@ def test_a_cycle_is_alone_as_long_as_no_other_is_on_its_way_to_the_kernel_or_in_
 
 def test_a_lone_cycle_does_not_need_the_stores_thread_while_that_waits_for_the_disk(line):
     first = line.put("c1")
-    assert eventually(lambda: "c1" in line.disk.records)
+    assert eventually(lambda: "c1" in line.disk.records and line.disk.syncing == 1)
     second = line.put("c2")
     assert second.alone
     assert eventually(lambda: "c2" in line.disk.records)
@@ -375,7 +373,7 @@ def test_who_asked_for_room_is_woken_when_the_kernel_takes_the_cycle_that_waited
 
     def slow(outcomes: Sequence[Outcome]) -> None:
         settling.set()
-        assert on.wait(LONG)
+        assert on.wait(PATIENCE)
         settle(outcomes)
 
     busy.disk.settle = slow
@@ -388,7 +386,7 @@ def test_who_asked_for_room_is_woken_when_the_kernel_takes_the_cycle_that_waited
     busy.kernel.gate.set()
     # nothing has come back yet, as no outcome is stored
     assert busy.is_woken()
-    assert settling.wait(LONG)
+    assert settling.wait(PATIENCE)
     assert busy.pipeline.take() == []
     assert busy.pipeline.has_room
     on.set()
@@ -408,7 +406,7 @@ def drive(bench: Bench, jobs: Iterator[tuple[str, int]], most: int) -> int:
         if len(bench.answers) == sent:
             return sent
         # this long nothing lasts here, so nobody would ever have woken it
-        assert select.select([bench.engine.pipeline.wakeup], [], [], LONG)[0], "it sleeps for ever"
+        assert select.select([bench.engine.pipeline.wakeup], [], [], PATIENCE)[0], "it sleeps for ever"
 
 
 @settings(max_examples=60)
@@ -483,9 +481,9 @@ def test_the_next_cycle_is_planned_while_the_kernel_is_in_the_first(monkeypatch)
         for n in range(12):
             bench.submit("connect", f"c{n}")
         bench.engine.turn()
-        deadline = time.monotonic() + LONG
+        deadline = time.monotonic() + PATIENCE
         while bench.engine.totals["cycles"] < 2 and time.monotonic() < deadline:
-            if select.select([bench.engine.pipeline.wakeup], [], [], LONG)[0]:
+            if select.select([bench.engine.pipeline.wakeup], [], [], PATIENCE)[0]:
                 bench.engine.turn()
         assert bench.engine.totals["cycles"] == 2
         assert bench.answers == []
@@ -511,7 +509,7 @@ def stopped_while(line: Line, go_on: Callable[[], None]) -> list[Cycle]:
     stop.start()
     assert not eventually(lambda: not stop.is_alive(), 0.1)
     go_on()
-    stop.join(LONG)
+    stop.join(PATIENCE)
     assert not stop.is_alive()
     assert not line.pipeline.alive
     return line.pipeline.take()

@@ -24,10 +24,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastnl.testing import eventually, spawn
+from fastnl.testing import PATIENCE, eventually, spawn
 from fastnl_engine.client import Client
 from fastnl_engine.kv.testing import Etcd
-from fastnl_engine.testing import PATIENCE, EngineProcess, end, pair
+from fastnl_engine.testing import EngineProcess, end, pair
 
 ROOT = "/fastnl/fleet/"
 SWITCH = "underlay"  # the bridge
@@ -218,7 +218,7 @@ class Fleet:
         """Until hosts are registered in etcd."""
         wanted = set(names)
         logs = {name: self.machines[name].engine.log for name in names}
-        assert eventually(lambda: wanted <= self.alive(), PATIENCE), f"not registered: {wanted - self.alive()}: {logs}"
+        assert eventually(lambda: wanted <= self.alive()), f"not registered: {wanted - self.alive()}: {logs}"
 
     def cli(self, machine: Machine, *argv: str, code: int = 0) -> str:
         """What `fastnl` prints on a host, which has to exit with `code`."""

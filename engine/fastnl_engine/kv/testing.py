@@ -25,10 +25,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastnl.testing import spawn
+from fastnl.testing import PATIENCE, spawn
 from fastnl_engine.kv.base import KVError
-
-PATIENCE = 60  # seconds until a process counts as hung; a slow machine is no failure
 
 
 class Member:

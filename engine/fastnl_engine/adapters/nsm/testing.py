@@ -24,7 +24,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from fastnl.netns import handle_reference
-from fastnl.testing import eventually
+from fastnl.testing import PATIENCE, eventually
 from fastnl_engine.adapters.nsm.modern import arrive, leave
 from fastnl_engine.adapters.nsm.pb import (
     connection_pb2_grpc,
@@ -43,7 +43,6 @@ from fastnl_engine.adapters.nsm.pb.networkservice_pb2 import NetworkServiceReque
 from fastnl_engine.adapters.nsm.relay import Relay
 
 SERVICE = "icmp-responder"
-PATIENCE = 30  # seconds
 
 
 class Forwarder:
@@ -119,7 +118,7 @@ class Manager(
             self._server = None
             # gRPC removes the socket's file a moment later, and would remove that of a server which comes next
             path = self.address.removeprefix("unix:")
-            assert not self.address.startswith("unix:") or eventually(lambda: not pathlib.Path(path).exists(), PATIENCE)
+            assert not self.address.startswith("unix:") or eventually(lambda: not pathlib.Path(path).exists())
 
     # -- first generation ----------------------------------------------------------------------------
 
