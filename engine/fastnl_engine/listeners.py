@@ -27,9 +27,9 @@ log = structlog.get_logger()
 
 # connections of one socket that nobody has looked at: as the queue holds, 1,000 at ZeroMQ's end and 1 at ours, and one
 AHEAD = 1002
-# descriptors that clients do not get, or half of all if that is less; there is a socket for jobs and one for events
-SPARE = 1024 + 2 * AHEAD
-ENOUGH = 8192  # so that half is more
+# descriptors that clients do not get, or half of all if that is less; jobs and events have a socket each, two with TCP
+SPARE = 1024 + 4 * AHEAD
+ENOUGH = 2 * SPARE
 BACKLOG = 64  # connections that the kernel keeps until they are accepted; those beyond try again
 QUIET = 10.0  # seconds between lines of the log
 
