@@ -213,13 +213,13 @@ async def test_an_answer_to_somebody_else_speaks_for_a_quiet_watch(make_etcd):
             lines = answer.read().decode().splitlines()
         return sum(float(x.rpartition(" ")[2]) for x in lines if x.startswith(RECEIVED) and 'method="Watch"' in x)
 
-    async with open_etcd(etcd.urls, heartbeat=0.5) as kv, contextlib.AsyncExitStack() as stack:
+    async with open_etcd(etcd.urls, heartbeat=1) as kv, contextlib.AsyncExitStack() as stack:
         for prefix in ("m/", "n/", "o/", "p/"):
             await anext(await stack.enter_async_context(Mirror(kv, prefix)))
         counts = []
-        for interval in (0.02, 4):
+        for interval in (0.02, 6):
             await eventually(lambda: asked() >= 4)
-            before, end = asked(), time.monotonic() + 4
+            before, end = asked(), time.monotonic() + 6
             while time.monotonic() < end:
                 await asyncio.sleep(interval)
                 await kv.get("x/1")
