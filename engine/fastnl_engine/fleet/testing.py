@@ -103,7 +103,7 @@ class Machine:
             if name not in ("lo", DEVICE)
         }
 
-    def ping(self, netns: str, target: str, *, wait: float = 10, size: int | None = None) -> bool:
+    def ping(self, netns: str, target: str, *, wait: float = PATIENCE, size: int | None = None) -> bool:
         """Whether `target` answers, tried again for `wait` seconds; `size` payload bytes may not be fragmented."""
         options = ["-n", "-q", "-c", "1", "-W", str(min(wait, 0.5))]
         if size is not None:
