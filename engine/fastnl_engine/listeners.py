@@ -63,7 +63,7 @@ class Listeners:
     def close(self) -> None:
         """Before the sockets are closed."""
         for watched in self._sockets:
-            watched.monitor(None, 0)
+            watched.disable_monitor()
         if self._thread.ident is not None:
             self._thread.join()
 
