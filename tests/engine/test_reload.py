@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -91,11 +92,13 @@ def test_an_audit_is_switched_on_and_off(make_engine, file, blue, red):
     file.write_text("audit = 0")
     engine = make_engine("--config", str(file)).start()
     engine.client().connect([pair("c1", end(blue, "e0"), end(red, "e0"))])
+    threads = len(os.listdir(f"/proc/{engine.pid}/task"))  # and whatever is just about to end
     down = ["ip", "-n", blue, "link", "set", "e0", "down"]
     reload(engine, file, "audit = 1")
     subprocess.run(down, check=True)
     assert eventually(lambda: "UP" in ip_json(blue, "link", "show", "e0")[0]["flags"])
     reload(engine, file, "audit = 0")
+    assert eventually(lambda: len(os.listdir(f"/proc/{engine.pid}/task")) <= threads)
     subprocess.run(down, check=True)
     assert not eventually(lambda: "UP" in ip_json(blue, "link", "show", "e0")[0]["flags"], 3)
 
