@@ -8,10 +8,12 @@ shared_engine   the same, but one process for all tests of a module, which saves
 client, raw     of `engine`
 blue, red       namespaces
 wanderer        a process with a namespace of its own
+in_process      an engine that is no process but in this one
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -20,11 +22,18 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import msgpack
 import pytest
 
-from fastnl.testing import PATIENCE, Namespaces, spawn
+from fastnl import Host
+from fastnl.testing import PATIENCE, Namespaces, eventually, spawn
 from fastnl_engine.client import Client
+from fastnl_engine.engine import Engine
+from fastnl_engine.model import decode_connection, encode, values_of
+from fastnl_engine.planner import Job
+from fastnl_engine.store.sqlite import SqliteStore
 from fastnl_engine.testing import EngineProcess, RawSocket
 
 HERE = Path(__file__).parent
@@ -147,3 +156,48 @@ def wanderer() -> Iterator[Wanderer]:
     with spawn([sys.executable, "-c", Wanderer.CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         yield Wanderer(process)
         process.kill()
+
+
+class InProcess:
+    """An engine without sockets, which can be interrupted at will: in the kernel, and when it answers.
+
+    told   the events, as "connection up"
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.host = Host("test")
+        self.store = SqliteStore(folder / "state.db")
+        self.results: dict[int, dict[str, Any]] = {}
+        self.told: list[str] = []
+        self.engine = Engine(
+            self.host, self.store, lambda _, place, result: self.results.update({place: result}),
+            lambda event, fields, of: self.told.append(f"{of} {event}"),
+        )  # fmt: skip
+
+    def connect(self, jobs: list[dict[str, Any]], **more: Any) -> list[dict[str, Any]]:
+        self.results.clear()
+        for place, job in enumerate(jobs):
+            c = decode_connection(msgpack.packb(job))
+            self.engine.submit(Job("connect", c.id, c, values_of(c), encode(c), ticket="t", place=place, **more))
+        assert self.is_done()
+        return [self.results[n] for n in range(len(jobs))]
+
+    def is_done(self) -> bool:
+        """Waits until nothing is left to do."""
+
+        def idle() -> bool:
+            self.engine.turn()
+            return self.engine.idle
+
+        return eventually(idle)
+
+    def close(self) -> None:
+        assert self.is_done()
+        self.engine.stop()
+        self.store.close()
+
+
+@pytest.fixture
+def in_process(netns: Namespaces, tmp_path: Path) -> Iterator[InProcess]:
+    with contextlib.closing(InProcess(tmp_path)) as engine:
+        yield engine

@@ -14,13 +14,9 @@ from typing import Any
 import msgpack
 import pytest
 
-from fastnl import Host
 from fastnl.testing import Census, Namespaces, eventually, ip_json, nsenter, ping, spawn
 from fastnl_engine.client import Client
-from fastnl_engine.engine import Engine
-from fastnl_engine.model import decode_connection, encode, values_of
 from fastnl_engine.planner import Job
-from fastnl_engine.store.sqlite import SqliteStore
 from fastnl_engine.testing import EngineProcess, RawSocket, end, pair, tunnel
 
 FIRST = pair("first", end("blue", "f0", "10.1.0.1/24"), end("red", "f0", "10.1.0.2/24"))
@@ -431,42 +427,6 @@ def test_the_namespace_of_a_process_that_has_ended_is_not_found(client, rooms):
     fails_alone(client, bad(b__netns=reference), "netns_not_found", "b.netns", number=errno.ESRCH)
 
 
-class InProcess:
-    """An engine without sockets, whose visits to the kernel can be interrupted at will."""
-
-    def __init__(self, folder: Path) -> None:
-        self.host = Host("test")
-        self.store = SqliteStore(folder / "state.db")
-        self.results: dict[int, Result] = {}
-        self.engine = Engine(
-            self.host, self.store, lambda _, place, result: self.results.update({place: result}), lambda *_: None
-        )
-
-    def connect(self, jobs: list[dict[str, Any]], **more: Any) -> list[Result]:
-        self.results.clear()
-        for place, job in enumerate(jobs):
-            c = decode_connection(msgpack.packb(job))
-            self.engine.submit(Job("connect", c.id, c, values_of(c), encode(c), ticket="t", place=place, **more))
-        assert eventually(self._done)
-        return [self.results[n] for n in range(len(jobs))]
-
-    def _done(self) -> bool:
-        self.engine.turn()
-        return self.engine.idle
-
-    def close(self) -> None:
-        assert eventually(self._done)
-        self.engine.stop()
-        self.store.close()
-
-
-@pytest.fixture
-def in_process(rooms: Namespaces, tmp_path: Path):
-    engine = InProcess(tmp_path)
-    yield engine
-    engine.close()
-
-
 @pytest.mark.parametrize("wait", [False, True])
 def test_a_namespace_that_disappears_between_check_and_use_is_gone(rooms, in_process, wait):
     before = Census.take().interfaces
@@ -492,7 +452,7 @@ def test_a_namespace_that_disappears_between_check_and_use_is_gone(rooms, in_pro
     assert {r.id for r in in_process.store.load()[0] if r.state == "up"} == {"first", "last"}
     for id_ in ("first", "bad", "last"):
         in_process.engine.submit(Job("disconnect", id_))
-    assert eventually(in_process._done)
+    assert in_process.is_done()
     assert Census.take().interfaces == before
 
 

@@ -14,19 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgpack
 import pytest
+from tests.engine.conftest import InProcess
 
-from fastnl import Host
 from fastnl.testing import PATIENCE, Namespaces, eventually, spawn
 from fastnl_engine import events as published
 from fastnl_engine import follow as following
 from fastnl_engine.client import Client, NoEngine
-from fastnl_engine.engine import Engine
 from fastnl_engine.follow import OtherEngine, follow
-from fastnl_engine.model import decode_connection, encode, values_of
-from fastnl_engine.planner import Job
-from fastnl_engine.store.sqlite import SqliteStore
 from fastnl_engine.testing import EngineProcess, end, pair
 
 FASTNL = str(Path(sys.executable).with_name("fastnl"))
@@ -120,57 +115,39 @@ def test_the_engine_tells_of_itself(engine: EngineProcess, client: Client) -> No
     assert heard.next()[0] == f"engine.stopping.{engine.instance}"
 
 
-class InProcess:
-    """An engine without sockets; `on_answer` is called the moment that the answer to `connect` would be sent."""
+def at_the_answer(in_process: InProcess, do: Callable[[], object]) -> None:
+    """Calls it once, the moment that answers would be sent."""
 
-    def __init__(self, folder: Path) -> None:
-        self.heard: list[str] = []
-        self.store = SqliteStore(folder / "state.db")
-        self.engine = Engine(Host("inside"), self.store, lambda *_: None, self._hear)
+    def answered() -> None:
+        in_process.engine.send_answers = lambda: None
+        do()
 
-    def _hear(self, event: str, fields: dict[str, Any], of: str) -> None:
-        self.heard.append(f"{of} {event}")
-
-    def connect(self, job: dict[str, Any], on_answer: Callable[[], object]) -> None:
-        def answered() -> None:
-            self.engine.send_answers = lambda: None
-            on_answer()
-
-        self.engine.send_answers = answered
-        c = decode_connection(msgpack.packb(job))
-        self.engine.submit(Job("connect", c.id, c, values_of(c), encode(c), wait=True, ticket="t"))
-
-    def has_heard(self, *events: str) -> bool:
-        self.engine.upkeep.namespaces.turn()
-        self.engine.turn()
-        return self.heard == list(events)
-
-    def close(self) -> None:
-        self.engine.stop()
-        self.store.close()
+    in_process.engine.send_answers = answered
 
 
-@pytest.fixture
-def in_process(tmp_path: Path) -> Iterator[InProcess]:
-    with contextlib.closing(InProcess(tmp_path)) as engine:
-        yield engine
+def has_told(in_process: InProcess, *events: str) -> bool:
+    in_process.engine.upkeep.namespaces.turn()
+    in_process.engine.turn()
+    return in_process.told == list(events)
 
 
 def test_what_appears_as_soon_as_its_connection_is_said_to_wait_is_told(
     in_process: InProcess, netns: Namespaces, blue: str
 ) -> None:
-    in_process.connect(pair("c1", end(blue, "e1"), end("later", "e1")), lambda: netns.make("later"))
+    at_the_answer(in_process, lambda: netns.make("later"))
+    in_process.connect([pair("c1", end(blue, "e1"), end("later", "e1"))], wait=True)
     told = ["connection pending", "namespace appeared", "connection up"]
-    assert eventually(lambda: in_process.has_heard(*told)), in_process.heard
+    assert eventually(lambda: has_told(in_process, *told)), in_process.told
 
 
 def test_what_goes_as_soon_as_its_connection_is_said_to_be_up_is_told(
     in_process: InProcess, netns: Namespaces, blue: str
 ) -> None:
     netns.make("going")
-    in_process.connect(pair("c1", end(blue, "e1"), end("going", "e1")), lambda: netns.let_go("going"))
+    at_the_answer(in_process, lambda: netns.let_go("going"))
+    in_process.connect([pair("c1", end(blue, "e1"), end("going", "e1"))], wait=True)
     told = ["namespace gone", "connection up", "connection pending"]
-    assert eventually(lambda: in_process.has_heard(*told)), in_process.heard
+    assert eventually(lambda: has_told(in_process, *told)), in_process.told
 
 
 # -- none is missing, none comes twice ---------------------------------------------------------------
