@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import socket
 import subprocess
 import threading
@@ -423,7 +424,8 @@ def test_those_who_say_nothing_make_room(tmp_path, monkeypatch):
     relayed(tmp_path, serve, test)
 
 
-def test_a_target_that_is_away_ends_the_client(tmp_path):
+@pytest.mark.parametrize("descriptors", [True, False], ids=["away", "no descriptors"])
+def test_a_target_that_cannot_be_reached_ends_the_client(tmp_path, descriptors):
     async def run():
         with socket.socket(socket.AF_UNIX) as near:
             near.bind(f"{tmp_path}/relay")
@@ -432,10 +434,17 @@ def test_a_target_that_is_away_ends_the_client(tmp_path):
 
             def test():
                 with socket.socket(socket.AF_UNIX) as client:
+                    client.settimeout(PATIENCE)
                     client.connect(f"{tmp_path}/relay")
-                    client.send(b"?")
-                    with contextlib.suppress(ConnectionResetError):  # of what was not read
-                        assert client.recv(1) == b""
+                    assert eventually(lambda: relay._lines)
+                    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft if descriptors else 3, hard))
+                    try:
+                        client.send(b"?")
+                        with contextlib.suppress(ConnectionResetError):  # of what was not read
+                            assert client.recv(1) == b""
+                    finally:
+                        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
             await asyncio.to_thread(test)
             assert not relay._lines

@@ -106,6 +106,25 @@ def test_papers_that_are_replaced(make_forwarder, tmp_path, ca):
         assert serves(channel(forwarder.target, other, other))
 
 
+def test_papers_that_are_just_being_replaced(make_forwarder, tmp_path, ca):
+    env = papers(ca, tmp_path / "papers") | {
+        "NSM_CONNECT_TO": f"unix://{tmp_path}/m.sock", "NSM_TLS_NAME": "manager.example",
+        "FORWARDER_REGISTRAR_SOCKET": f"{tmp_path}/m.sock",
+    }  # fmt: skip
+    forwarder = make_forwarder(env=env).start()
+    with channel(forwarder.target, ca, ca) as face:
+        heard = iter(forwarder_pb2_grpc.MechanismsMonitorStub(face).MonitorMechanisms(Empty()))
+        next(heard)
+        # a key that is not the certificate's is what there is between the two
+        ca.issue_cert("localhost").private_key_pem.write_to_path(tmp_path / "papers" / "key.pem")
+        assert eventually(lambda: forwarder.log.count("KEY_VALUES_MISMATCH") == 2), forwarder.log
+        papers(ca, tmp_path / "papers")
+        with SecureManager(f"unix:{tmp_path}/m.sock", ca) as manager:
+            assert eventually(lambda: manager.endpoints and manager.registered), forwarder.log
+        heard.cancel()
+    assert forwarder.log.count("forwarding for the mesh") == 1, forwarder.log
+
+
 @pytest.mark.parametrize("wrong", ["missing", "incomplete", "garbage", "another's"])
 def test_papers_that_cannot_be(make_forwarder, tmp_path, ca, wrong):
     env = papers(ca, tmp_path / "papers")

@@ -29,6 +29,7 @@ from fastnl_engine.adapters.nsm.pb.crossconnect_pb2 import CrossConnect, CrossCo
 from fastnl_engine.adapters.nsm.plane import Plane
 from fastnl_engine.adapters.nsm.policies import Tables
 from fastnl_engine.adapters.nsm.settings import Settings
+from fastnl_engine.adapters.nsm.tls import Complaint
 from fastnl_engine.adapters.nsm.tls import channel as channel_to
 from fastnl_engine.northbound.port import Port
 
@@ -139,31 +140,35 @@ class Legacy(
 
 async def keep_registered(settings: Settings) -> None:
     """Tells the manager where we are, for as long as it lives, and then the next one."""
-    stub = forwarderregistrar_pb2_grpc
-    quiet = False
+    complaint = Complaint("the manager is away", manager=settings.registrar)
     while True:
-        async with channel_to(settings.registrar, settings.tls) as channel:
-            registration = stub.ForwarderRegistrationStub(channel)
-            try:
-                await registration.RequestForwarderRegistration(
-                    forwarderregistrar_pb2.ForwarderRegistrationRequest(
-                        forwarder_name=settings.name, forwarder_socket=settings.reached_at
-                    ),
-                    timeout=ANSWER,
-                )
-                log.info("registered with the manager", manager=settings.registrar)
-                quiet = False
-                async for _ in registration.RequestLiveness():
-                    pass
-                log.warning("the manager has ended the liveness stream", manager=settings.registrar)
-            except grpc.aio.AioRpcError as e:
-                if not quiet:
-                    log.warning("the manager is away", manager=settings.registrar, reason=e.details())
-                quiet = True
-            except asyncio.CancelledError:
-                with contextlib.suppress(grpc.aio.AioRpcError):
-                    await stub.ForwarderUnRegistrationStub(channel).RequestForwarderUnRegistration(
-                        forwarderregistrar_pb2.ForwarderUnRegistrationRequest(forwarder_name=settings.name), timeout=2
-                    )
-                raise
+        try:
+            # anew after each failure; the files of TLS may just be being replaced, one by one
+            async with channel_to(settings.registrar, settings.tls) as channel:
+                await _register(channel, settings, complaint)
+        except (grpc.aio.AioRpcError, OSError) as e:
+            complaint.of(e)
         await asyncio.sleep(AGAIN)
+
+
+async def _register(channel: grpc.aio.Channel, settings: Settings, complaint: Complaint) -> None:
+    stub = forwarderregistrar_pb2_grpc
+    registration = stub.ForwarderRegistrationStub(channel)
+    try:
+        await registration.RequestForwarderRegistration(
+            forwarderregistrar_pb2.ForwarderRegistrationRequest(
+                forwarder_name=settings.name, forwarder_socket=settings.reached_at
+            ),
+            timeout=ANSWER,
+        )
+        log.info("registered with the manager", manager=settings.registrar)
+        complaint.over()
+        async for _ in registration.RequestLiveness():
+            pass
+        log.warning("the manager has ended the liveness stream", manager=settings.registrar)
+    except asyncio.CancelledError:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await stub.ForwarderUnRegistrationStub(channel).RequestForwarderUnRegistration(
+                forwarderregistrar_pb2.ForwarderUnRegistrationRequest(forwarder_name=settings.name), timeout=2
+            )
+        raise

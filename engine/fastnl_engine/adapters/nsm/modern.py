@@ -42,6 +42,7 @@ from fastnl_engine.adapters.nsm.plane import Plane
 from fastnl_engine.adapters.nsm.policies import Tables
 from fastnl_engine.adapters.nsm.relay import Relay
 from fastnl_engine.adapters.nsm.settings import Settings
+from fastnl_engine.adapters.nsm.tls import Complaint
 from fastnl_engine.adapters.nsm.tls import channel as channel_to
 from fastnl_engine.adapters.nsm.translate import KERNEL, LARGEST_VNI, VXLAN, Side, interface_name, path_mtu
 from fastnl_engine.northbound.port import Port
@@ -486,33 +487,40 @@ async def keep_registered(settings: Settings) -> None:
         name=settings.name, network_service_names=[settings.service], url=url,
         network_service_labels={settings.service: registry_pb2.NetworkServiceLabels(labels={"p2p": "true"})},
     )  # fmt: skip
-    quiet = False
+    complaint = Complaint("the registry is away", registry=settings.manager)
     while True:
-        # anew after each failure, as a channel keeps the certificates that it began with
-        async with channel_to(settings.manager, settings.tls) as channel:
-            stub = registry_pb2_grpc.NetworkServiceEndpointRegistryStub(channel)
-            try:
-                while True:
-                    endpoint.expiration_time.CopyFrom(_in(settings.lifetime))
-                    registered = await stub.Register(endpoint, timeout=ANSWER)
-                    quiet = False
-                    endpoint.name = registered.name or endpoint.name
-                    log.info("registered", registry=settings.manager, name=endpoint.name)
-                    granted = registered.expiration_time.ToMicroseconds() / 1e6 - time.time()
-                    lifetime = min(settings.lifetime, granted or settings.lifetime)
-                    with contextlib.suppress(TimeoutError):
-                        # a registry that was away may have forgotten us
-                        async with asyncio.timeout(max(AGAIN, lifetime / 3)):
-                            await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
-            except grpc.aio.AioRpcError as e:
-                if not quiet:
-                    log.warning("the registry is away", registry=settings.manager, reason=e.details())
-                quiet = True
-            except asyncio.CancelledError:
-                with contextlib.suppress(grpc.aio.AioRpcError):
-                    await stub.Unregister(endpoint, timeout=2)
-                raise
+        try:
+            # anew after each failure, as a channel keeps the certificates that it began with; their files may just
+            # be being replaced, one by one
+            async with channel_to(settings.manager, settings.tls) as channel:
+                await _register(channel, endpoint, settings, complaint)
+        except (grpc.aio.AioRpcError, OSError) as e:
+            complaint.of(e)
         await asyncio.sleep(AGAIN)
+
+
+async def _register(
+    channel: grpc.aio.Channel, endpoint: registry_pb2.NetworkServiceEndpoint, settings: Settings, complaint: Complaint
+) -> None:
+    """Until the registry cannot be reached, which is raised."""
+    stub = registry_pb2_grpc.NetworkServiceEndpointRegistryStub(channel)
+    try:
+        while True:
+            endpoint.expiration_time.CopyFrom(_in(settings.lifetime))
+            registered = await stub.Register(endpoint, timeout=ANSWER)
+            complaint.over()
+            endpoint.name = registered.name or endpoint.name
+            log.info("registered", registry=settings.manager, name=endpoint.name)
+            granted = registered.expiration_time.ToMicroseconds() / 1e6 - time.time()
+            lifetime = min(settings.lifetime, granted or settings.lifetime)
+            with contextlib.suppress(TimeoutError):
+                # a registry that was away may have forgotten us
+                async with asyncio.timeout(max(AGAIN, lifetime / 3)):
+                    await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+    except asyncio.CancelledError:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await stub.Unregister(endpoint, timeout=2)
+        raise
 
 
 def _in(seconds: float) -> Timestamp:

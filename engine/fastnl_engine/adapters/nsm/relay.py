@@ -128,8 +128,8 @@ class Line:
             if not self._near.recv(1, socket.MSG_PEEK):  # it has gone without a word
                 self.close()
                 return
-        self._far = far = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
+            self._far = far = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             far.connect(target)  # at once or not at all, as it is a Unix socket
         except OSError:
             self.close()

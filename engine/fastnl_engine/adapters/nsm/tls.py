@@ -86,3 +86,20 @@ def channel(target: str, tls: Tls | None) -> grpc.aio.Channel:
     if name:
         options.append(("grpc.ssl_target_name_override", name))
     return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(ca, key, cert), options=options)
+
+
+class Complaint:
+    """Why a manager cannot be reached, told once until it can or there is another kind of reason."""
+
+    def __init__(self, event: str, **about: str) -> None:
+        self._log = log.bind(**about)
+        self._event = event
+        self._told: type[Exception] | None = None
+
+    def of(self, e: grpc.aio.AioRpcError | OSError) -> None:
+        if type(e) is not self._told:
+            self._log.warning(self._event, reason=e.details() if isinstance(e, grpc.aio.AioRpcError) else str(e))
+        self._told = type(e)
+
+    def over(self) -> None:
+        self._told = None
