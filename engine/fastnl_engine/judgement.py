@@ -74,8 +74,10 @@ def _outcome(action: Action) -> Outcome | None:
     if result.wired is None:
         # the change failed and could not be taken back: nothing is in the kernel any more
         return Outcome(job.id, Record(job.id, old.spec, "failed", error=error.as_dict(), since=time.time()))
-    same = Record(job.id, old.spec, old.state, result.wired.places, old.reason, old.error, old.since)
-    return Outcome(job.id, same)
+    if result.wired.places == old.places:
+        return Outcome(job.id, old)  # the very same: what somebody has just found out about it still holds
+    made_again = Record(job.id, old.spec, old.state, result.wired.places, old.reason, old.error, old.since)
+    return Outcome(job.id, made_again)
 
 
 def result_of(action: Action, record: Record | None) -> dict[str, Any]:

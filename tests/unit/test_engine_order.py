@@ -423,6 +423,17 @@ def test_a_suspension_is_about_the_record_that_it_was_asked_for(bench):
     assert bench.engine.records["c"].state == "up"
 
 
+def test_what_was_found_out_holds_behind_a_change_that_failed(bench):
+    bench.submit("connect", "c")
+    bench.settle()
+    gone = NetnsGone("b.netns: 'red' went away meanwhile")
+    bench.kernel.update = lambda changes: [Result(wired=w, error=gone, changed=False) for w, _ in changes]
+    bench.submit("connect", "c", 1400)
+    bench.engine.submit(Job("mend", "c", reason="it was deleted", about=bench.engine.records["c"]))
+    bench.settle()
+    assert [what for _, what in bench.kernel.done] == ["connect 1500", "mend 1500"]
+
+
 class Start:
     """Stands in for a Resume with three steps; what a step finds differs from its record."""
 
