@@ -66,7 +66,7 @@ class Executor:
             if action.job.ticket is None
             and action.result is not None
             and isinstance(action.result.error, fastnl.VniInUse)
-            and (values := action.values or (action.wired.connection if action.wired else None)) is not None
+            and isinstance(values := action.values or (action.wired and action.wired.connection), fastnl.Vxlan)
         ]
         if not stuck:
             return
