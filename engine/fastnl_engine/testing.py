@@ -12,6 +12,7 @@ Nothing here is needed to run an engine or to be its client.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,9 @@ import zmq
 from fastnl.testing import PATIENCE, eventually, spawn
 from fastnl_engine.client import Client
 
+# what is said of defects, by the engine, asyncio or Python, and of nothing else
+DEFECT = re.compile(r"please report|Traceback|Exception ignored")
+
 
 class EngineProcess:
     """A `fastnl-engine` with a folder of its own for sockets and state.
@@ -35,6 +39,7 @@ class EngineProcess:
     prefix   a command that starts the engine's, such as setpriv
     env      on top of this process's environment, which loses its FASTNL_* settings
 
+    broken   whether a defect is brought about on purpose; of any other `close` tells
     Raises AssertionError, with what the engine said, where it does not do what was asked of it.
     """
 
@@ -54,6 +59,7 @@ class EngineProcess:
         self.flags = list(flags)
         self.prefix = list(prefix)
         self.env = dict(env or {})
+        self.broken = False
         self.process: subprocess.Popen[bytes] | None = None
         self._clients: list[Client | RawSocket | Subscriber] = []
 
@@ -147,10 +153,15 @@ class EngineProcess:
         self._clients.clear()
 
     def close(self) -> None:
-        """Closes every client and kills it, if it is running."""
+        """Closes every client and kills it, if it is running.  Raises AssertionError when it told of a defect.
+
+        Most defects that an engine outlives would be seen by nobody: the next attempt makes good what failed.
+        """
         self.hang_up()
         if self.running:
             self.kill()
+        defects = [line for line in self.log.splitlines() if DEFECT.search(line)]
+        assert self.broken or not defects, "\n".join(["the engine told of a defect:", *defects, "", self.log[-4000:]])
 
     # -- ways in -------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import shutil
 import subprocess
@@ -53,19 +54,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def make_engine(nothing_left: None) -> Iterator[Callable[..., EngineProcess]]:
     # not tmp_path: the path of a Unix socket may have 107 bytes only
-    folder = Path(tempfile.mkdtemp(prefix="fastnl-"))
-    made: list[EngineProcess] = []
+    with tempfile.TemporaryDirectory(prefix="fastnl-") as folder, contextlib.ExitStack() as made:
+        places = (Path(folder, str(n)) for n in itertools.count())
 
-    def make(*flags: str, kind: type[EngineProcess] = EngineProcess, **more: object) -> EngineProcess:
-        place = folder / str(len(made))
-        place.mkdir()
-        made.append(kind(place, *flags, **more))
-        return made[-1]
+        def make(*flags: str, kind: type[EngineProcess] = EngineProcess, **more: object) -> EngineProcess:
+            place = next(places)
+            place.mkdir()
+            return made.enter_context(contextlib.closing(kind(place, *flags, **more)))
 
-    yield make
-    for engine in made:
-        engine.close()
-    shutil.rmtree(folder)
+        yield make
 
 
 class KeysEngine(EngineProcess):

@@ -66,7 +66,6 @@ def test_who_connects_and_does_not_ask_takes_neither_threads_nor_descriptors(
     assert series(address)
     for s in silent:
         s.close()
-    assert "Traceback" not in engine.log
 
 
 def hung_up(s: socket.socket) -> bool:

@@ -7,9 +7,10 @@ agent         an engine that runs on `etcd`, with the keys of label vpp1 to be p
 from __future__ import annotations
 
 import base64
+import contextlib
+import itertools
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -97,20 +98,17 @@ class Agent:
 @pytest.fixture
 def make_engine(nothing_left: None) -> Iterator[Callable[..., EngineProcess]]:
     # not tmp_path: the path of a Unix socket may have 107 bytes only
-    folder = Path(tempfile.mkdtemp(prefix="fastnl-"))
-    made: list[EngineProcess] = []
+    with tempfile.TemporaryDirectory(prefix="fastnl-") as folder, contextlib.ExitStack() as made:
+        places = (Path(folder, str(n)) for n in itertools.count())
 
-    def make(toml: str = "", **more: Any) -> EngineProcess:
-        place = folder / str(len(made))
-        place.mkdir()
-        (place / "engine.toml").write_text(toml)
-        made.append(EngineProcess(place, "--config", str(place / "engine.toml"), **more))
-        return made[-1]
+        def make(toml: str = "", **more: Any) -> EngineProcess:
+            place = next(places)
+            place.mkdir()
+            (place / "engine.toml").write_text(toml)
+            engine = EngineProcess(place, "--config", str(place / "engine.toml"), **more)
+            return made.enter_context(contextlib.closing(engine))
 
-    yield make
-    for engine in made:
-        engine.close()
-    shutil.rmtree(folder)
+        yield make
 
 
 def ligato(urls: Sequence[str], top: str = "", **settings: Any) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -108,19 +108,16 @@ class ForwarderProcess(EngineProcess):
 
 @pytest.fixture
 def make_forwarder(nothing_left: None) -> Iterator[Callable[..., ForwarderProcess]]:
-    folder = Path(tempfile.mkdtemp(prefix="fastnl-"))  # with a short path, for the sockets
-    made: list[ForwarderProcess] = []
+    # with a short path, for the sockets
+    with tempfile.TemporaryDirectory(prefix="fastnl-") as folder, contextlib.ExitStack() as made:
+        places = (Path(folder, str(n)) for n in itertools.count())
 
-    def make(*flags: str, **more: object) -> ForwarderProcess:
-        place = folder / str(len(made))
-        place.mkdir()
-        made.append(ForwarderProcess(place, *flags, **more))
-        return made[-1]
+        def make(*flags: str, **more: object) -> ForwarderProcess:
+            place = next(places)
+            place.mkdir()
+            return made.enter_context(contextlib.closing(ForwarderProcess(place, *flags, **more)))
 
-    yield make
-    for forwarder in made:
-        forwarder.close()
-    shutil.rmtree(folder)
+        yield make
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ hosts; there, too, etcd listens.  Nothing here is needed to run a fleet.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import subprocess
 import sys
@@ -66,11 +67,13 @@ class Machine:
         self.engine = EngineProcess(folder, instance=name, prefix=self.enter(), env=env)
 
     def close(self) -> None:
-        self.engine.close()
-        self._holder.kill()
-        self._holder.wait()
-        assert self._holder.stdout is not None
-        self._holder.stdout.close()
+        try:
+            self.engine.close()
+        finally:
+            self._holder.kill()
+            self._holder.wait()
+            assert self._holder.stdout is not None
+            self._holder.stdout.close()
 
     # -- looking in --------------------------------------------------------------------------------------
 
@@ -168,9 +171,10 @@ class Fleet:
         self.close()
 
     def close(self) -> None:
-        for machine in self.machines.values():
-            machine.close()
-        _ip(f"link del {SWITCH}")
+        with contextlib.ExitStack() as stack:
+            stack.callback(_ip, f"link del {SWITCH}")
+            for machine in self.machines.values():
+                stack.callback(machine.close)
 
     def __getitem__(self, name: str) -> Machine:
         return self.machines[name]
