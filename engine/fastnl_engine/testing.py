@@ -11,13 +11,14 @@ Nothing here is needed to run an engine or to be its client.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,16 @@ class EngineProcess:
         assert self.process is not None
         self.process.kill()
         self.wait()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """SIGSTOP until the `with` block ends: then it has all that happened meanwhile before it at once."""
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            assert eventually(lambda: " T " in Path(f"/proc/{self.pid}/stat").read_text())
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
 
     def restart(self) -> EngineProcess:
         """Starts it again with the same state, after `stop` if it is running."""

@@ -33,6 +33,12 @@ def environ(engine: EngineProcess | None = None) -> dict[str, str]:
 
 
 @pytest.fixture
+def engine(make_engine: Callable[..., EngineProcess]) -> EngineProcess:
+    """Without audits, or what a test breaks would be mended before it is looked at."""
+    return make_engine(env={"FASTNL_AUDIT": "0"}).start()
+
+
+@pytest.fixture
 def run(engine: EngineProcess) -> Run:
     """Runs `fastnl ARGS`, which finds the engine through its environment; checks the exit code."""
 

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -73,11 +72,8 @@ def test_for_people(engine: EngineProcess) -> None:
 
 
 def test_engine_that_does_not_answer(engine: EngineProcess) -> None:
-    os.kill(engine.pid, signal.SIGSTOP)
-    try:
+    with engine.paused():
         found = checks(doctor("--json", "--timeout", "0.3", FASTNL_ENDPOINT=engine.endpoint, code=1))
-    finally:
-        os.kill(engine.pid, signal.SIGCONT)
     assert found["engine"]["status"] == "fail"
     assert "no answer within 0.3 s" in found["engine"]["found"]
     assert f"process {engine.pid}" in found["engine"]["advice"]
@@ -431,8 +427,9 @@ def test_a_namespace_that_is_missing(engine: EngineProcess, blue: str) -> None:
 def test_a_name_that_somebody_else_has(make_engine: Callable[..., EngineProcess], blue: str, red: str) -> None:
     engine = make_engine(env={"FASTNL_AUDIT": "1"}).start()
     engine.client().connect([pair("c1", end(blue, "e1"), end(red, "e1"))])
-    for command in ("link delete e1", "link add e1 type bridge", "link set e1 alias mine"):
-        subprocess.run(["ip", "-n", blue, *command.split()], check=True)
+    with engine.paused():  # or it would have the name back before somebody else does
+        for command in ("link delete e1", "link add e1 type bridge", "link set e1 alias mine"):
+            subprocess.run(["ip", "-n", blue, *command.split()], check=True)
     assert eventually(lambda: engine.client().info()["connections"] == {"failed": 1})
     found = on(engine, "c1")["connection c1"]
     assert found["status"] == "fail"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import struct
 from pathlib import Path
@@ -110,20 +109,6 @@ def test_a_request_of_many_cycles_is_one_request(engine, client, netns):
 # -- loads -----------------------------------------------------------------------------------------
 
 
-class Paused:
-    """The engine takes all that was sent in the `with` block at once, when the block ends."""
-
-    def __init__(self, engine: EngineProcess) -> None:
-        self.engine = engine
-
-    def __enter__(self) -> None:
-        os.kill(self.engine.pid, signal.SIGSTOP)
-        assert eventually(lambda: " T " in Path(f"/proc/{self.engine.pid}/stat").read_text())
-
-    def __exit__(self, *_: object) -> None:
-        os.kill(self.engine.pid, signal.SIGCONT)
-
-
 def jobs(hub: str, numbers: range) -> list[dict]:
     return [pair(f"c{n}", end(hub, f"e{n}"), end("", f"x{n}")) for n in numbers]
 
@@ -133,7 +118,7 @@ def test_a_full_queue_is_busy_and_what_was_taken_is_done(make_engine, netns):
     engine = make_engine(instance="small", env={"FASTNL_QUEUE": "60"}).start()
     raw = engine.raw()
     raw.request(id=0, op="info")  # it is connected, so order is kept from here on
-    with Paused(engine):
+    with engine.paused():
         raw.ask(id="taken", op="connect", connections=jobs(hub, range(20)))
         raw.ask(id="full", op="connect", connections=jobs(hub, range(20, 41)))
         raw.ask(id="fits", op="connect", connections=jobs(hub, range(40, 60)))
@@ -153,7 +138,7 @@ def test_a_client_has_as_much_of_the_queue_as_there_is_room_left(make_engine, ne
     greedy, modest = engine.raw(), engine.raw()
     for raw in (greedy, modest):
         raw.request(id=0, op="info")
-    with Paused(engine):
+    with engine.paused():
         for n in range(90):  # one by one, as fast as can be
             greedy.ask(id=n, op="connect", connections=jobs(hub, range(n, n + 1)))
         modest.ask(id="modest", op="connect", connections=jobs(hub, range(100, 120)))
@@ -171,7 +156,7 @@ def test_questions_that_wait_are_bounded_for_each_client_and_for_all(engine, net
     refused = set()
 
     def flood():
-        with Paused(engine):
+        with engine.paused():
             for raw in clients:
                 for n in range(asked):
                     raw.ask(id=n, op=["verify", "stats", "list", "events"][n % 4])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
 
 from fastnl.testing import eventually
@@ -72,8 +70,7 @@ def test_what_was_compacted_while_a_host_did_not_listen_is_made_up_for(make_flee
     one, two = fleet["one"], fleet["two"]
     connected(one, far(1), far(2))
     kept = places(fleet)[("two", "red", "b1")]
-    os.kill(two.engine.pid, signal.SIGSTOP)
-    try:
+    with two.engine.paused():
         assert eventually(lambda: "two" not in fleet.alive())
         client = one.client()
         client.disconnect(["c2"])
@@ -81,8 +78,6 @@ def test_what_was_compacted_while_a_host_did_not_listen_is_made_up_for(make_flee
         revision = json.loads(fleet.etcd.ctl("get", "/x", "-w", "json"))["header"]["revision"]
         fleet.etcd.ctl("compact", "--physical", str(revision))
         fleet.etcd.kill()  # so that no stream goes on either
-    finally:
-        os.kill(two.engine.pid, signal.SIGCONT)
     fleet.etcd.start()
     fleet.wait_alive("one", "two")
     assert one.ping("blue", "10.0.3.2")
@@ -96,15 +91,12 @@ def test_an_engine_that_stood_still_for_longer_than_its_lease(make_fleet):
     one, two = fleet["one"], fleet["two"]
     connected(one, far(1))
     before = places(fleet)
-    os.kill(two.engine.pid, signal.SIGSTOP)
-    try:
+    with two.engine.paused():
         assert eventually(lambda: state(one) == "degraded")
         # a job for it is told so at once, and not after the whole patience
         [result] = one.client().connect([far(2)])
         assert result["error"]["code"] == "host_away", result
         time.sleep(LEASE)
-    finally:
-        os.kill(two.engine.pid, signal.SIGCONT)
     assert eventually(lambda: state(one) == "up")
     assert places(fleet) == before
     connected(two, far(2))
