@@ -123,17 +123,20 @@ def engine(short_folder):
         yield engine
 
 
-def test_a_stall_of_the_engine_shows_in_everything_that_arrives_meanwhile(engine):
-    def stall() -> None:
-        time.sleep(1)
-        engine.process.send_signal(signal.SIGSTOP)
-        time.sleep(0.7)
-        engine.process.send_signal(signal.SIGCONT)
+def test_a_stall_of_the_engine_shows_in_everything_that_arrives_meanwhile(engine, monkeypatch):
+    sent = []
+    goes_on = threading.Timer(0.7, lambda: engine.process.send_signal(signal.SIGCONT))
 
-    thread = threading.Thread(target=stall)
-    thread.start()
+    def stall(raw: RawSocket, *frames: bytes) -> None:
+        raw.socket.send_multipart(frames)
+        sent.append(frames)
+        if len(sent) == len(CHURNED) // 2 + 20:
+            engine.process.send_signal(signal.SIGSTOP)
+            goes_on.start()
+
+    monkeypatch.setattr(RawSocket, "send", stall)
     found = churn(engine, CHURNED, rate=30, seconds=3, clients=4)
-    thread.join()
+    goes_on.join()
     assert engine.client().info()["connections"] == {}
     late = [x for x in found.create + found.delete if x > 0.1]
     assert len(late) >= 5
