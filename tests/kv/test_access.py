@@ -69,7 +69,7 @@ async def test_certificates_that_do_not_fit(tls_etcd, papers):
 
 async def test_renewed_files_count_at_the_next_connection(tls_etcd, papers):
     (papers / "mine.pem").write_bytes((papers / "other.pem").read_bytes())
-    async with open_etcd(tls_etcd.urls, tls=tls(papers, ca="mine.pem"), timeout=3) as kv:
+    async with open_etcd(tls_etcd.urls, tls=tls(papers, ca="mine.pem"), timeout=5) as kv:
         with pytest.raises(Unavailable):
             await kv.get("t/1")
         (papers / "mine.pem").write_bytes((papers / "ca.pem").read_bytes())
@@ -150,7 +150,7 @@ async def test_everything_goes_on_with_users(guarded):
 
 
 async def test_a_write_that_did_not_get_its_token_was_not_done(guarded):
-    async with open_etcd(guarded.urls, user="anna", password="annapw", timeout=1) as kv:
+    async with open_etcd(guarded.urls, user="anna", password="annapw", timeout=4) as kv:
         await kv.put("a/1", b"1")
         kv._cluster._token = None  # as if it had run out
         guarded.members[0].hang()

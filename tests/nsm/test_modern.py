@@ -221,14 +221,17 @@ def test_a_client_that_names_no_interface(forwarder, blue, links):
 
 def test_expiry_and_refresh(forwarder, manager, blue, red, links):
     nsm = forwarder.face()
-    made = nsm.service.Request(request("short", wish(), lifetime=1.5), timeout=PATIENCE)
+    began = time.monotonic()
+    made = nsm.service.Request(request("short", wish(), lifetime=5), timeout=PATIENCE)
     with Events(nsm.monitor.MonitorConnections(MonitorScopeSelector())) as events:
         events.next()
         # refreshed, it lives on
-        nsm.service.Request(request("short", wish(), lifetime=3), timeout=PATIENCE)
+        nsm.service.Request(request("short", wish(), lifetime=PATIENCE), timeout=PATIENCE)
         assert events.next().type == connection_pb2.UPDATE
-        time.sleep(1.7)
+        time.sleep(max(0.0, began + 5.2 - time.monotonic()))
         assert "nsm0" in links(blue)
+        nsm.service.Request(request("short", wish(), lifetime=1), timeout=PATIENCE)
+        assert events.next().type == connection_pb2.UPDATE
         assert events.next().type == connection_pb2.DELETE
     assert set(links(blue)) == set(links(red)) == {"lo"}
     assert len(manager.closed) == 1 and made.id == "short"
@@ -284,7 +287,7 @@ def test_a_restart_heals_and_still_closes_what_expires(forwarder, manager, blue,
     forwarder.hang_up()
     forwarder.kill()
     forwarder.start().resumed()
-    again = forwarder.face().service.Request(request("c1", wish(), lifetime=4), timeout=PATIENCE)
+    again = forwarder.face().service.Request(request("c1", wish(), lifetime=10), timeout=PATIENCE)
     assert [s.id for s in again.path.path_segments] == [s.id for s in made.path.path_segments]
     assert links(blue)["nsm0"]["ifindex"] == index and ping(blue, "172.16.1.2")
     forwarder.hang_up()
