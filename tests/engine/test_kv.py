@@ -161,8 +161,16 @@ def test_every_action_has_its_role() -> None:
 # -- watching --------------------------------------------------------------------------------------------
 
 
-def test_a_watch_answers_as_soon_as_there_is_something(engine: EngineProcess, raw: RawSocket, ask: Ask) -> None:
-    revision = ask("range", prefix="")["revision"]
+def remembered_from(raw: RawSocket) -> int:
+    """A revision after which all is known.  The first look begins that, and somebody else's put may come before it."""
+    revision: int = raw.request(id=1, op="kv", action="range", prefix="")["revision"]
+    watch(raw, revision, wait=0)
+    assert raw.reply()["results"] == []
+    return revision
+
+
+def test_a_watch_answers_as_soon_as_there_is_something(engine: EngineProcess, raw: RawSocket) -> None:
+    revision = remembered_from(raw)
     watch(raw, revision, "k/", wait=60)
     other = engine.raw()
     other.request(id=1, op="kv", action="put", key="elsewhere", value="1")
@@ -180,9 +188,7 @@ def test_a_watch_answers_as_soon_as_there_is_something(engine: EngineProcess, ra
 
 
 def test_a_watch_without_news_ends_with_the_newest_revision(raw: RawSocket, ask: Ask) -> None:
-    revision = ask("range", prefix="")["revision"]
-    watch(raw, revision, wait=0)  # its first look begins the history
-    assert raw.reply()["results"] == []
+    revision = remembered_from(raw)
     newest = ask("put", key="elsewhere", value="1")["revision"]
     watch(raw, revision, "k/", wait=0.1)
     reply = raw.reply()
@@ -335,7 +341,7 @@ def test_engine_kv_says_what_is_wrong(make_engine: Callable[..., EngineProcess])
 def test_many_clients_at_once(engine: EngineProcess) -> None:
     """Puts of several threads, all of which a watch of another tells of, in the order of their revisions."""
     raw = engine.raw()
-    since = raw.request(id=1, op="kv", action="range", prefix="")["revision"]
+    since = remembered_from(raw)
     watch(raw, since, "k/", wait=60)
 
     def put(name: str) -> None:
