@@ -7,6 +7,7 @@ import contextlib
 import selectors
 import threading
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import structlog
 
@@ -44,6 +45,7 @@ class Northbound:
 
     async def _run(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        self._loop.set_exception_handler(tell)
         try:
             async with contextlib.AsyncExitStack() as stack:
                 try:
@@ -78,6 +80,18 @@ async def keep_running(life: Life) -> None:
             name = threading.current_thread().name
             log.exception(f"the {name} northbound has failed and begins anew; please report this")
         await asyncio.sleep(AGAIN)
+
+
+def tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What a loop tells of exceptions that nobody caught, but for two of gRPC's that are none.
+
+    It has one queue of events for all loops of a process, each of which is woken for those of the others: another one
+    was there first (BlockingIOError, https://github.com/grpc/grpc/issues/25364), or the one that it is for has ended.
+    """
+    known = (BlockingIOError, RuntimeError)  # the latter: Event loop is closed
+    if "PollerCompletionQueue" in context["message"] and isinstance(context.get("exception"), known):
+        return
+    loop.default_exception_handler(context)
 
 
 class Seldom(selectors.EpollSelector):
