@@ -10,7 +10,6 @@ from fastnl._nl import LinkRow, Tour
 from fastnl.errors import FastnlError
 from fastnl.links import End, Vxlan
 from fastnl.netns import Handles, candidates
-from fastnl.readback import Reader
 from fastnl.sweep import Target, sweep
 
 if TYPE_CHECKING:
@@ -56,6 +55,8 @@ def _is(handles: Handles, row: LinkRow, fd: int, tunnel: Vxlan) -> bool:
     """Whether an interface in an open namespace is what keeps a tunnel from having its VNI."""
     if row.vxlan is None or row.vxlan["vni"] != tunnel.vni:
         return False
+    from fastnl.readback import Reader  # pyroute2 takes a fifth of a second to load, which a start shall not
+
     try:
         underlay = handles.open(tunnel.underlay)
         if handles.identity(underlay) == handles.identity(fd):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sqlite3
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -205,3 +206,10 @@ def test_a_namespace_that_is_gone_is_no_hindrance(engine, jobs, netns, red):
     netns.let_go(red)
     assert "kept=0" in flush(engine)
     assert Path(engine.state / "state.db").exists()
+
+
+def test_a_start_does_not_wait_for_what_it_may_never_need():
+    """Each of these takes a fifth of a second to load."""
+    code = "import sys, fastnl_engine.main; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "fastnl.stray" in loaded and not {"pyroute2", "grpc", "aiohttp", "aiodocker"} & set(loaded)
